@@ -57,8 +57,23 @@ def secret_hashes(paths: Iterable[str]) -> dict[str, str]:
     return dict(found)
 
 
+_instead: ContextVar[Mapping[str, str]] = ContextVar("_instead")
+
+
+@contextmanager
+def instead_of_files(contents: Mapping[str, str]) -> Iterator[None]:
+    """Have `secret_file` return these contents (path -> content) within the block, whatever the files hold."""
+    token = _instead.set(contents)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
+
 def secret_file(path: Any, *at: str) -> str:
     """Read a secret from a file, without one trailing newline. Raises the error of a validator at `at`."""
+    if (content := _instead.get({}).get(str(path))) is not None:
+        return content.removesuffix("\n")
     try:
         text = Path(path).read_text(encoding="utf-8").removesuffix("\n")
         _read.get({})[str(path)] = sha256(text.encode()).hexdigest()

@@ -40,7 +40,9 @@ def arguments_parser() -> argparse.ArgumentParser:
     _finish(doctor, json="print findings as JSON")
     init = _add(commands, "init", "configuration", "print a configuration file", examples.INIT)
     _flag(init, "--from-env", "from the variables of the script materialize-novu")
-    _add(commands, "schema", "check", "print the JSON Schema of the configuration file", examples.SCHEMA)
+    schema = _add(commands, "schema", "check", "print the JSON Schema of the configuration file", examples.SCHEMA)
+    _flag(schema, "--tests", "of files of tests instead, see `tocsin test`")
+    _add_test(commands)
     _add_live(commands)
     _add_outbox(commands)
     _add_ledger(commands)
@@ -88,6 +90,14 @@ def _finish(command: argparse.ArgumentParser, json: str = "") -> None:
     command.add_argument("-c", "--config", metavar="FILE", help=text)
     if json:
         _flag(command, "--json", json)
+
+
+def _add_test(commands: _Commands) -> None:
+    test = _add(commands, "test", "test", "run unit tests of alerts, in virtual time", examples.TEST)
+    test.add_argument("files", nargs="+", metavar="FILE", help="files of tests; each names its configuration")
+    test.add_argument("-k", "--filter", default="", metavar="TEXT", help="only tests with this text in their name")
+    test.add_argument("--junit", metavar="FILE", help="also write the results as JUnit's XML")
+    _flag(test, "--watch", "run again whenever a test or its configuration changes")
 
 
 def _add_live(commands: _Commands) -> None:

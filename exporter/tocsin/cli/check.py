@@ -21,8 +21,9 @@ from tocsin.errors import ConfigError, Problem
 def command(chosen: Namespace) -> Exit:
     if chosen.command == "schema":
         from tocsin.config.schema import schema
+        from tocsin.simulation.cases import schema as tests_schema
 
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(tests_schema() if chosen.tests else schema(), indent=2))
         return Exit.OK
     try:
         config = configuration(chosen)

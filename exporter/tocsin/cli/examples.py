@@ -3,6 +3,7 @@
 MAIN = """\
 examples:
   tocsin check --online        check the configuration, and that the columns it names exist
+  tocsin test *_test.yaml      run unit tests of alerts
   tocsin run                   run it, with metrics and a status page on http://127.0.0.1:8627
   tocsin alerts                show what is firing now
   tocsin outbox list --dead    list dead letters with their reasons
@@ -65,6 +66,20 @@ example:
 
 For editors with a YAML language server, make this the first line of tocsin.yaml:
   # yaml-language-server: $schema=tocsin.schema.json
+
+The schema of files of tests:
+  tocsin schema --tests > tocsin-tests.schema.json
+"""
+
+TEST = """\
+examples:
+  tocsin test late_orders_test.yaml
+  tocsin test tests/*.yaml -k slack        only tests with `slack` in their name
+  tocsin test tests/*.yaml --junit report.xml
+  tocsin test late_orders_test.yaml --watch
+
+A test has rows that come and go, and the series and notifications that are expected then. The alerts run with the
+real configuration, ledger and templates, in virtual time: `for: 1h` takes milliseconds. Nothing is sent.
 """
 
 ALERTS = """\

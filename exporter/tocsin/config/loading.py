@@ -48,7 +48,7 @@ _SERVICES = {
 def load(path: str | PathLike[str], environ: Mapping[str, str]) -> Config:
     """Load the configuration in a file, and in those that it names. Raises ConfigError with everything that is
     wrong."""
-    text = _text(FilePath(path))
+    text = text_of(FilePath(path))
     if isinstance(text, Problem):
         raise ConfigError([text])
     return load_text(text, str(path), environ, FilePath(path).parent)
@@ -73,7 +73,8 @@ def _loaded(text: str, file: str, environ: Mapping[str, str], directory: FilePat
     return _Assembly(document, document.data).config()
 
 
-def _text(path: FilePath) -> str | Problem:
+def text_of(path: FilePath) -> str | Problem:
+    """Read a file, or return why it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -100,7 +101,7 @@ def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePa
             report = document.warn if glob.has_magic(pattern) else document.report
             report("no_match", ("alert_files", i), name=pattern)
         for path in (directory / name for name in found):
-            text = _text(path)
+            text = text_of(path)
             if isinstance(text, Problem):
                 document.problems.append(text)
                 continue

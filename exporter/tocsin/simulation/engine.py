@@ -39,6 +39,8 @@ from tocsin.sources.documents import row_of
 
 _SETTLED = 1e-6
 """Seconds of virtual time, which pass only when nothing is left to do."""
+_MOMENT = 0.0004
+"""Seconds of virtual time that pass at most while it is the same millisecond."""
 _TEXT = 25
 """The type number of text in PostgreSQL."""
 
@@ -73,11 +75,7 @@ class Simulation:
         self._killed = False
         self._life: Life | None = None
         self._published = 0
-        self.receivers = {
-            name: Receiver(name, self._was_killed)
-            for name, channel in config.channels.items()
-            if not build.is_level(channel)
-        }
+        self.receivers = {name: Receiver(name, self._was_killed) for name in config.channels}
         """By channel."""
         self._reachable = {name: Reachable() for name in config.sources}
         self._events = {name: ScriptedEvents(self._reachable[name]) for name in config.sources}
@@ -86,7 +84,8 @@ class Simulation:
             kind = config.sources[alert.source].kind
             relations = self._relations[alert.source]
             named = relations[alert.subject].columns if alert.subject in relations else ()
-            relations[alert.subject] = Relation(_needed(alert, named), delivery(kind), now=self.moment)
+            # They begin a moment before the start, so that what happens at the start is a change.
+            relations[alert.subject] = Relation(_needed(alert, named), delivery(kind), now=self.moment - 1)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,7 +123,8 @@ class Simulation:
         for relation in self._all_relations():
             if relation.frontier <= self.moment:
                 relation.change(self.moment, [])
-        await self._sleep(self.now + _SETTLED)
+        # Whole milliseconds and a part of the next: what is due a moment after the millisecond is still of now.
+        await self._sleep(max(self.now + _SETTLED, round(self.now, 3) + _MOMENT))
 
     def _due(self) -> Iterator[float]:
         life = self._life
@@ -164,7 +164,7 @@ class Simulation:
         channels = {name: self._channel(channel) for name, channel in self.config.channels.items()}
         self._life = Life(self.config, ledger, channels, self._source, wall=self._wall, ended=self._alarm.set)
         await self._life.begin()
-        await self.settle()
+        await self._sleep(self.now + _SETTLED)
 
     async def stop(self) -> None:
         """Stop Tocsin as SIGTERM does."""
@@ -178,6 +178,11 @@ class Simulation:
             life, self._life = self._life, None
             await life.kill()
 
+    @property
+    def running(self) -> bool:
+        """Whether Tocsin runs."""
+        return self._life is not None
+
     def _was_killed(self) -> None:
         self._killed = True
         self._alarm.set()
@@ -185,7 +190,7 @@ class Simulation:
     def _channel(self, config: ChannelConfig) -> Channel | Level:
         real = build.make_channel(config)
         if isinstance(real, Level):
-            return ScriptedLevel(real)
+            return ScriptedLevel(real, self.receivers[config.name], config.settings.timeout, lambda: self.now)
         return ScriptedChannel(real, self.receivers[config.name], config.settings.timeout, lambda: self.now)
 
     def _source(self, config: SourceConfig) -> Source | EventSource:
@@ -200,9 +205,12 @@ class Simulation:
         found = self.config.row_alerts[alert]
         return self._relations[found.source][found.subject]
 
-    def define(self, alert: str, columns: Columns) -> None:
-        """Set the columns that an alert watches, before Tocsin starts. Otherwise they are those that it names."""
+    def define(self, alert: str, columns: Columns, rows: Sequence[Row] = ()) -> None:
+        """Set the columns that an alert watches, and the rows that are there, before Tocsin starts for the first time.
+        Without it the columns are those that the alert names."""
         self.relation(alert).define(columns)
+        if rows:
+            self.relation(alert).replace(0, rows)
 
     def change(self, alert: str, changes: Sequence[tuple[int, Row]]) -> None:
         """Add and remove rows now, each `(diff, row)`."""

@@ -67,6 +67,8 @@ class Receiver:
         """How requests are answered, once `following` is empty."""
         self.following: deque[Answer] = deque()
         """How the next requests are answered, one each."""
+        self.active: dict[str, bytes] = {}
+        """Of a level output: what it knows to fire, identity -> content."""
         self._killed = killed
 
     @property
@@ -91,76 +93,97 @@ class Receiver:
         """Whether the answer that comes next is that Tocsin is killed."""
         return bool(self.following) and self.following[0].killed
 
-
-Preview = Callable[[Message], "Mapping[str, Any] | Rejected"]
-
-
-class ScriptedChannel(Channel):
-    """A channel that renders as a real one does, and sends to a scripted receiver, one message after another."""
-
-    def __init__(self, real: Channel, receiver: Receiver, timeout: float, now: Callable[[], float]) -> None:
-        """`now`: seconds since the start."""
-        self.needs_previous_ids = real.needs_previous_ids
-        self._real = real
-        self._receiver = receiver
-        self._timeout = timeout
-        self._now = now
-
-    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        return [await self._send(message) for message in messages]
-
-    async def _send(self, message: Message) -> Result:
-        preview = self._preview(message)
-        if isinstance(preview, Rejected):
-            self._note(message, {}, preview)
-            return preview
-        if self._receiver.was_killed():
-            self._note(message, preview, None)
-            await self._receiver.take(self._timeout)
-            await asyncio.Event().wait()  # until it is killed
-        began = self._now()
-        result = await self._receiver.take(self._timeout)
-        self._note(message, preview, result, began)
-        return result
-
-    def _preview(self, message: Message) -> Mapping[str, Any] | Rejected:
-        preview: Preview | None = getattr(self._real, "preview", None)
-        return {"body": dict(message.envelope)} if preview is None else preview(message)
-
-    def _note(
-        self, message: Message, request: Mapping[str, Any], result: Result | None, began: float | None = None
-    ) -> None:
-        attempts = self._receiver.attempts
-        attempts.append(
+    def note(self, message: Message, request: Mapping[str, Any], result: Result | None, at: float) -> None:
+        """Keep an attempt."""
+        self.attempts.append(
             Attempt(
-                at=self._now() if began is None else began,
-                channel=self._receiver.channel,
+                at=at,
+                channel=self.channel,
                 alert=message.alert,
                 kind=message.kind,
                 id=message.id,
-                number=1 + sum(one.id == message.id for one in attempts),
+                number=1 + sum(one.id == message.id for one in self.attempts),
                 envelope=message.envelope,
                 request=request,
                 result=result,
             )
         )
 
+
+class ScriptedChannel(Channel):
+    """A channel that renders as a real one does, and sends to a scripted receiver, one message after another."""
+
+    def __init__(self, real: Channel, receiver: Receiver, patience: float, now: Callable[[], float]) -> None:
+        """`patience`: the timeout of the channel. `now`: seconds since the start."""
+        self.needs_previous_ids = real.needs_previous_ids
+        self._real = real
+        self._receiver = receiver
+        self._patience = patience
+        self._now = now
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        return [await self._send(message) for message in messages]
+
+    async def _send(self, message: Message) -> Result:
+        preview, began, receiver = self._real.preview(message), self._now(), self._receiver
+        if isinstance(preview, Rejected):
+            receiver.note(message, {}, preview, began)
+            return preview
+        if "nothing" in preview:
+            return Delivered(str(preview["nothing"]), sent=False)
+        if receiver.was_killed():
+            receiver.note(message, preview, None, began)
+            await receiver.take(self._patience)
+            await asyncio.Event().wait()  # until it is killed
+        result = await receiver.take(self._patience)
+        receiver.note(message, preview, result, began)
+        return result
+
     async def close(self) -> None:
         await self._real.close()
 
 
 class ScriptedLevel(Level):
-    """A level output that renders as a real one does, and whose receivers accept everything."""
+    """A level output that renders as a real one does, and sends to one scripted receiver. Of what is sent again and
+    again, an attempt is kept where the receiver did not know it."""
 
-    def __init__(self, real: Level) -> None:
-        self.receivers = list(real.receivers)
+    def __init__(self, real: Level, receiver: Receiver, patience: float, now: Callable[[], float]) -> None:
+        """See `ScriptedChannel`."""
+        self.receivers = [*real.receivers][:1]
         self._real = real
+        self._receiver = receiver
+        self._patience = patience
+        self._now = now
+        self._envelopes: dict[str, Envelope] = {}
 
     def active(self, envelope: Envelope, now: float) -> ActiveAlert:
-        return self._real.active(envelope, now)
+        alert = self._real.active(envelope, now)
+        self._envelopes[alert.identity] = envelope
+        return alert
 
     async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:  # noqa: ARG002
-        return [Delivered()] * len(alerts)
+        began = self._now()
+        result = await self._receiver.take(self._patience)
+        for alert in alerts:
+            self._note(alert, result, began)
+        return [result] * len(alerts)
+
+    def _note(self, alert: ActiveAlert, result: Result, at: float) -> None:
+        known, envelope = self._receiver.active, self._envelopes.get(alert.identity)
+        before = known.get(alert.identity)
+        if envelope is None or (alert.ended_at is None and before == alert.content):
+            return
+        if alert.ended_at is not None and before is None:
+            return
+        kind = Kind.RESOLVED if alert.ended_at is not None else Kind.FIRED if before is None else Kind.UPDATED
+        message = Message(id=alert.identity, alert=envelope["alert"], kind=kind, envelope=envelope)
+        preview = self._real.preview(message)
+        self._receiver.note(message, {} if isinstance(preview, Rejected) else preview, result, at)
+        if isinstance(result, Delivered):
+            if alert.ended_at is None:
+                known[alert.identity] = alert.content
+            else:
+                del known[alert.identity]
 
     async def close(self) -> None:
         await self._real.close()

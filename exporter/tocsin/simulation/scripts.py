@@ -1,0 +1,258 @@
+"""A test put together with its configuration: names that exist, rows of one type, and the alerts that take part."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tocsin.alert import RowAlert
+from tocsin.app import build
+from tocsin.config import Config
+from tocsin.config.problems import dotted, suggestion
+from tocsin.errors import ConfigError, Problem
+from tocsin.model import Row
+from tocsin.simulation.cases import Answers, AnswerSettings, Case, Rows, Tests
+from tocsin.simulation.comparing import SeriesError, series, wanted
+from tocsin.simulation.receivers import Answer
+from tocsin.simulation.tables import Cell, TableError, Types, Written, fields, parsed
+
+_CHANGES = ("rows", "insert", "update", "delete")
+"""Parts of a step with rows, in the order in which they happen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Rows that a step writes for an alert."""
+
+    alert: str
+    what: str
+    """One of `_CHANGES`."""
+    rows: Sequence[Mapping[str, str | None]]
+    place: str
+
+
+class Script:
+    """What a test does. Raises ConfigError with everything that does not fit its configuration."""
+
+    def __init__(self, tests: Tests, number: int, config: Config) -> None:
+        self.case: Case = tests.settings.tests[number]
+        self.place = f"tests[{number}]"
+        self.types: dict[str, Types] = {}
+        """By alert."""
+        self._tests = tests
+        self._config = config
+        self._problems: list[Problem] = []
+        self._written: dict[str, list[tuple[str, str, list[str], list[dict[str, Cell]]]]] = {}
+        for what, name, rows, place in self._rows():
+            self._read(what, name, rows, place)
+        self._check_names()
+        self._find_types()
+        self.changes = self._changes()
+        if not self._problems and not self.alerts:
+            self._report(self.place, "nothing happens; add rows with insert, or events")
+        if self._problems:
+            located = [self._located(one) for one in self._problems]
+            raise ConfigError(sorted(located, key=lambda one: one.line or 0))
+
+    @property
+    def alerts(self) -> list[str]:
+        """The alerts that take part: those with rows or events, and those on the same relations."""
+        events = [name for step in self.case.timeline for name in step.events]
+        found = {name: self._config.row_alerts[name] for name in self._written}
+        shared = {(alert.source, alert.subject) for alert in found.values()}
+        rows = [name for name, one in self._config.row_alerts.items() if (one.source, one.subject) in shared]
+        return [name for name in self._config.alerts if name in rows or name in events]
+
+    def step(self, number: int) -> str:
+        """The place of a step."""
+        return f"{self.place}.timeline[{number}]"
+
+    def _located(self, found: Problem) -> Problem:
+        return self._tests.document.places.located(found)
+
+    def _report(self, path: str, text: str) -> None:
+        self._problems.append(Problem(code="test", path=path, message=text))
+
+    @property
+    def first(self) -> set[str]:
+        """The places of rows that are there before Tocsin starts."""
+        return {below(f"{self.place}.rows", name) for name in self.case.rows}
+
+    # Rows.
+
+    def _rows(self) -> Iterator[tuple[str, str, Rows, str]]:
+        for name, rows in self.case.rows.items():
+            yield "rows", name, rows, below(f"{self.place}.rows", name)
+        for number, step in enumerate(self.case.timeline):
+            for what in _CHANGES:
+                for name, rows in getattr(step, what).items():
+                    yield what, name, rows, below(f"{self.step(number)}.{what}", name)
+
+    def _read(self, what: str, name: str, rows: Rows, place: str) -> None:
+        alert = self._watching(name, place)
+        if alert is None:
+            return
+        try:
+            names, read = parsed(rows) if isinstance(rows, str) else ([], [dict(row) for row in rows])
+        except TableError as error:
+            self._report(place, str(error))
+            return
+        self._written.setdefault(alert.name, []).append((what, place, names, read))
+
+    def _watching(self, name: str, place: str) -> RowAlert | None:
+        """The alert that is named, or the first on the relation that is."""
+        alerts = self._config.row_alerts
+        relations = {alert.subject.relation or alert.subject.topic: alert for alert in reversed(alerts.values())}
+        found = alerts.get(name) or relations.get(name)
+        if found is None:
+            if name in self._config.event_alerts:
+                self._report(place, "this alert is on events; write them under events")
+            else:
+                self._report(place, f"there is no alert {name!r}{suggestion(name, alerts)}")
+            return None
+        # Alerts that share a relation share its rows.
+        return next(one for one in alerts.values() if (one.source, one.subject) == (found.source, found.subject))
+
+    def _find_types(self) -> None:
+        given: dict[str, Mapping[str, str]] = {}
+        for name, types in self.case.types.items():
+            place = below(f"{self.place}.types", name)
+            if (alert := self._watching(name, place)) is not None:
+                given[alert.name] = types
+                if alert.name not in self._written:
+                    self._report(place, "the test has no rows of it")
+        for name, written in self._written.items():
+            names = dict.fromkeys(name for _, _, names, _ in written for name in names)
+            try:
+                self.types[name] = Types(names, [row for *_, rows in written for row in rows], given.get(name, {}))
+            except TableError as error:
+                self._report(below(f"{self.place}.types", name), str(error))
+
+    def _changes(self) -> dict[str, Change]:
+        """The changes by their place."""
+        changes = {}
+        for name, written in self._written.items():
+            if (types := self.types.get(name)) is None:
+                continue
+            for what, place, _, rows in written:
+                key = self._config.row_alerts[name].key
+                if what == "update":
+                    self._check_update(place, key, rows)
+                made = [types.texts(row) for row in rows]
+                changes[place] = Change(alert=name, what=what, rows=made, place=place)
+        return changes
+
+    def _check_update(self, place: str, key: Sequence[str], rows: Sequence[Written]) -> None:
+        if not key:
+            self._report(place, "the alert has no key, so no row can be updated; use delete and insert")
+        elif not all(any(name in row for name in key) for row in rows):
+            self._report(place, f"name the row to update by its key: {', '.join(key)}")
+
+    def events(self, rows: Rows) -> list[dict[str, Cell]]:
+        """The fields of events. Those of a table have the types that their texts look like."""
+        return [dict(row) for row in rows] if not isinstance(rows, str) else fields(rows)
+
+    # Names.
+
+    def _check_names(self) -> None:
+        config = self._config
+        for number, step in enumerate(self.case.timeline):
+            place = self.step(number)
+            for name in step.sources:
+                self._check(below(f"{place}.sources", name), "source", name, config.sources)
+            for name in step.events:
+                self._check(below(f"{place}.events", name), "alert on events", name, config.event_alerts)
+                try:
+                    self.events(step.events[name])
+                except TableError as error:
+                    self._report(below(f"{place}.events", name), str(error))
+            for what in ("receivers", "exp_notifications", "exp_dead_letters"):
+                for name in getattr(step, what):
+                    if self._check(below(f"{place}.{what}", name), "channel", name, config.channels):
+                        self._check_level(below(f"{place}.{what}", name), what, name)
+            for i, name in enumerate(step.exp_none if isinstance(step.exp_none, list) else ()):
+                self._check(f"{place}.exp_none[{i}]", "channel", name, config.channels)
+            for name, answers in step.receivers.items():
+                if not isinstance(answers, list) and answer(answers).killed:
+                    self._report(below(f"{place}.receivers", name), "is for one request; write it as a list: [killed]")
+            self._check_series(place, step.exp_series)
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Check that the names of ids are given before, or in the same list."""
+        known: set[str] = set()
+        for number, step in enumerate(self.case.timeline):
+            for channel, expected in step.exp_notifications.items():
+                known |= {one.named for one in expected if one.named is not None}
+                for i, one in enumerate(expected):
+                    if one.same_id_as is not None:
+                        place = below(f"{self.step(number)}.exp_notifications", channel)
+                        self._check(f"{place}[{i}].same_id_as", "id", one.same_id_as, dict.fromkeys(known))
+
+    def _check(self, place: str, noun: str, name: str, known: Mapping[str, object]) -> bool:
+        if name not in known:
+            self._report(place, f"there is no {noun} {name!r}{suggestion(name, known)}")
+        return name in known
+
+    def _check_level(self, place: str, what: str, name: str) -> None:
+        if what == "exp_dead_letters" and build.is_level(self._config.channels[name]):
+            self._report(place, f"{name} has no dead letters: it is sent what fires now, again and again")
+
+    def _check_series(self, place: str, expected: Mapping[str, float | str]) -> None:
+        metrics = {alert.metric for alert in self._config.row_alerts.values() if alert.gauges}
+        for text, value in expected.items():
+            at = below(f"{place}.exp_series", text)
+            try:
+                name = series(text).name
+                wanted(value)
+            except SeriesError as error:
+                self._report(at, str(error))
+                continue
+            if name not in metrics:
+                self._report(at, f"no alert has the gauge {name!r}{suggestion(name, metrics)}")
+
+
+def below(place: str, name: str) -> str:
+    """The place of a name that a test has chosen."""
+    return f"{place}.{dotted([name])}"
+
+
+def answer(written: Answers) -> Answer:
+    """The answer that is written."""
+    settings = written if isinstance(written, AnswerSettings) else AnswerSettings(status=written)
+    status = settings.status
+    return Answer(
+        status=status if isinstance(status, int) else None if status == "timeout" else 200,
+        retry_after=settings.retry_after,
+        takes=settings.takes,
+        refused=status == "refused",
+        killed=status == "killed",
+    )
+
+
+def applied(change: Change, types: Types, key: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    """The rows after a change. Raises TableError for rows that are not there."""
+    names = [column.name for column in types.columns]
+    now = [dict(zip(names, row, strict=True)) for row in rows]
+    match change.what:
+        case "rows":
+            now = [dict(row) for row in change.rows]
+        case "insert":
+            now += [dict(row) for row in change.rows]
+        case "update":
+            for row in change.rows:
+                for one in _found(now, {name: row[name] for name in key if name in row}, "update"):
+                    one.update(row)
+        case "delete":
+            for row in change.rows:
+                gone = _found(now, row, "delete")
+                now = [one for one in now if not any(one is other for other in gone)]
+    return [types.row(row) for row in now]
+
+
+def _found(
+    rows: Sequence[dict[str, str | None]], wanted: Mapping[str, str | None], what: str
+) -> list[dict[str, str | None]]:
+    found = [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    if not found:
+        values = ", ".join(f"{name}={'NULL' if value is None else value}" for name, value in wanted.items())
+        raise TableError(f"there is no row to {what} with {values}")
+    return found

@@ -1,0 +1,177 @@
+"""`tocsin test`: tests of alerts. What fails is in `golden/alert_tests.txt`, for the files in `alert_tests`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from support.waiting import until
+from tocsin.cli import Exit, main
+from tocsin.simulation.cases import schema
+from tocsin.simulation.comparing import compared_series, same_number, series, values
+from tocsin.simulation.tables import TableError, Types, parsed
+
+FOLDER = Path(__file__).parent / "alert_tests"
+GOLDEN = Path(__file__).parent / "golden" / "alert_tests.txt"
+PASSES = """\
+config: tocsin.yaml
+environment: {WEBHOOK_URL: "https://example.com/hook"}
+tests:
+- name: A late order is sent
+  timeline:
+  - at: 0s
+    insert: {late_orders: [{order_id: 17, customer: Ann, minutes: 15}]}
+    exp_notifications: {team: [{kind: fired}]}
+- name: Two late orders are sent
+  timeline:
+  - at: 0s
+    insert: {late_orders: [{order_id: 17, customer: Ann, minutes: 15}, {order_id: 18, customer: Bob, minutes: 20}]}
+    exp_notifications: {team: [{labels: {customer: Bob}}, {labels: {customer: Ann}}]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for file in FOLDER.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "passes_test.yaml").write_text(PASSES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEBHOOK_URL", raising=False)
+    return tmp_path
+
+
+def test_each_failure_names_place_expected_and_found(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["wrong_test.yaml", "mistakes_test.yaml", "order_test.yaml", "names_test.yaml"]
+    assert main(["test", *files]) == Exit.FAILED
+    shown = re.sub(r"\b[0-9a-f]{32}\b", "<id>", re.sub(r"in [0-9.]+ s", "in 0 s", capsys.readouterr().out))
+    if os.environ.get("TOCSIN_WRITE_GOLDEN"):
+        GOLDEN.write_text(shown, encoding="utf-8")
+    assert shown == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "empty_test.yaml").touch()
+    (folder / "none_test.yaml").write_text("config: tocsin.yaml\ntests: []\n")
+    (folder / "unset_test.yaml").write_text(PASSES.replace("environment", "x-environment").replace("x-env", "#env"))
+    for arguments in (
+        "nosuch_test.yaml",
+        "empty_test.yaml",
+        "none_test.yaml",
+        "unset_test.yaml",
+        ".",
+        "passes_test.yaml -k nosuch",
+    ):
+        assert main(["test", *arguments.split()]) == Exit.FAILED
+    shown, complaint = capsys.readouterr()
+    assert shown.count("FAILED") == 5
+    assert "set it, for this test under `environment`" in shown
+    assert complaint == "no test has 'nosuch' in its name\n"
+
+
+def test_filter_selects_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "passes_test.yaml", "-k", "two LATE"]) == Exit.OK
+    assert "1 passed in" in capsys.readouterr().out
+
+
+def test_junit_has_suites_cases_and_failures(folder: Path) -> None:
+    main(["test", "passes_test.yaml", "wrong_test.yaml", "order_test.yaml", "--junit", "report.xml"])
+    root = ET.parse(folder / "report.xml").getroot()
+    assert [(suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in root] == [
+        ("passes_test.yaml", "2", "0", "0"),
+        ("wrong_test.yaml", "7", "7", "0"),
+        ("order_test.yaml", "1", "0", "1"),
+    ]
+    failure = root.find("testsuite/testcase[@name='Values, labels and texts']/failure")
+    assert failure is not None
+    assert "expected  16" in str(failure.text)
+
+
+def test_schema_takes_tests_and_refuses_mistakes() -> None:
+    validator = jsonschema.Draft202012Validator(schema())
+    for name in ("passes", "wrong", "names"):
+        validator.validate(yaml.safe_load(Path(f"{name}_test.yaml").read_text()))
+    found = [error.json_path for error in validator.iter_errors(yaml.safe_load(Path("mistakes_test.yaml").read_text()))]
+    assert {"$", "$.tests[0].timeline[1].at", "$.tests[0].timeline[2]", "$.tests[2].timeline"} <= {*found}
+
+
+def test_secret_files_and_variables_are_replaced(folder: Path) -> None:
+    configuration = (folder / "tocsin.yaml").read_text()
+    (folder / "tocsin.yaml").write_text(configuration.replace('url: "${WEBHOOK_URL}"', "url_file: /run/secrets/hook"))
+    with_file = PASSES.replace("environment", 'secret_files: {/run/secrets/hook: "https://x.example"}\nenvironment')
+    (folder / "passes_test.yaml").write_text(with_file)
+    assert main(["test", "passes_test.yaml"]) == Exit.OK
+
+
+async def test_watch_runs_again_after_a_change(folder: Path) -> None:
+    command = [sys.executable, "-m", "tocsin", "test", "passes_test.yaml", "--watch"]
+    with (folder / "out").open("w") as out, subprocess.Popen(command, stdout=out) as watching:  # noqa: ASYNC220
+        try:
+            await until(lambda: "2 passed" in (folder / "out").read_text())
+            (folder / "tocsin.yaml").write_text((folder / "tocsin.yaml").read_text().replace("[order_id, c", "[c"))
+            await until(lambda: (folder / "out").read_text().count("2 passed") == 2)
+        finally:
+            watching.terminate()
+
+
+# Tables and series.
+
+
+def test_tables_of_psql_and_markdown_are_read() -> None:
+    psql = " id | name  | note \n----+-------+------\n  1 | Ann   | \n  2 | 'a|b' | NULL\n(2 rows)\n"
+    markdown = "| id | name | note |\n| --- | :-: | --- |\n| 1 | Ann | |\n| 2 | 'a|b' | NULL |"
+    for text in (psql, markdown):
+        names, rows = parsed(text)
+        assert names == ["id", "name", "note"]
+        assert rows == [{"id": "1", "name": "Ann", "note": None}, {"id": "2", "name": "a|b", "note": None}]
+
+
+@pytest.mark.parametrize(
+    ("values", "type_", "texts"),
+    [
+        (["1", "2"], "int8", ["1", "2"]),
+        (["1", "2.50"], "numeric", ["1", "2.50"]),
+        ([1, 2.5], "numeric", ["1", "2.5"]),
+        (["1", "x"], "text", ["1", "x"]),
+        (["true", "f", None], "bool", ["t", "f", None]),
+        ([True], "bool", ["t"]),
+        (["2026-01-01T00:00:00Z"], "timestamptz", ["2026-01-01 00:00:00+00"]),
+        (["2026-01-01 00:00"], "timestamp", ["2026-01-01 00:00"]),
+        (["2026-01-01"], "date", ["2026-01-01"]),
+        ([{"a": [1]}], "jsonb", ['{"a": [1]}']),
+        ([float("nan")], "numeric", ["NaN"]),
+        ([None], "text", [None]),
+    ],
+)
+def test_types_are_found_in_values(values: list[object], type_: str, texts: list[str | None]) -> None:
+    from psycopg.postgres import types
+
+    found = Types([], [{"c": value} for value in values], {})  # type: ignore[dict-item]
+    assert [column.oid for column in found.columns] == [types[type_].oid]
+    assert [found.texts({"c": value})["c"] for value in values] == texts  # type: ignore[dict-item]
+
+
+def test_an_unknown_type_is_refused() -> None:
+    with pytest.raises(TableError, match="there is no type 'whole'"):
+        Types([], [], {"c": "whole"})
+
+
+def test_series_are_equal_whatever_the_order_of_labels() -> None:
+    assert series('m{b="x\\"y", a="1",}') == series('m{a="1",b="x\\"y"}')
+    assert str(series('m{b="x\\"y", a="1"}')) == 'm{a="1", b="x\\"y"}'
+    assert values('# HELP m x\nm{a="1 2"} NaN\n') == {series('m{a="1 2"}'): pytest.approx(float("nan"), nan_ok=True)}
+
+
+def test_nan_equals_nan_and_tolerance_is_a_number() -> None:
+    page = values('m{a="1"} NaN\nm{a="2"} 1.004\nother 3\n')
+    expected: dict[str, float | str] = {'m{a="1"}': "NaN", 'm{a="2"}': 1}
+    assert compared_series(expected, page, 0.01) == []
+    assert [one.what for one in compared_series(expected, page, 0.001)] == ['m{a="2"}']
+    assert compared_series({"third": "none"}, page, 0) == []
+    assert not same_number(float("nan"), 1, 10)
