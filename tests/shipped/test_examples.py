@@ -154,11 +154,12 @@ async def test_package_adds_a_channel_and_a_source(installed: Path, tmp_path: Pa
             folder.rmdir()
             await tocsin.until_not_ready("rejected: cannot be read: No such file or directory; create the folder")
             status, shown, _ = await command(tmp_path, "check", "--show", **environment)
+            tested, _, why = await command(tmp_path, "test", str(EXAMPLES / name / "tocsin_test.yaml"), **environment)
             log = "".join(tocsin.log)
     assert refused == rejected
     assert [rejected["text"], removed["text"]] == ["orders.csv was rejected", "orders.csv was removed"]
     assert (rejected["room"], rejected["key"] != removed["key"]) == ("operations", True)
-    assert status == 0
+    assert (status, tested) == (0, 0), why
     assert "type: mychat" in shown
     assert "a-key" not in shown + log
 

@@ -202,12 +202,13 @@ class Tests:
         return self.path.parent / self.settings.config
 
 
-def read(path: Path, environ: Mapping[str, str] = os.environ) -> Tests:
-    """Read a file of tests. Raises ConfigError with everything that is wrong with it."""
+def read(path: Path, environ: Mapping[str, str] | None = None) -> Tests:
+    """Read a file of tests. `environ`: variables in place of those that are set. Raises ConfigError with everything
+    that is wrong with it."""
     text = text_of(path)
     if isinstance(text, Problem):
         raise ConfigError([text])
-    document = parse(text, str(path), environ)
+    document = parse(text, str(path), os.environ if environ is None else environ)
     if document.data is None and not document.problems:
         document.report("empty_file")
     elif not isinstance(document.data, dict) and not document.problems:

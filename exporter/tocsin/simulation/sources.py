@@ -12,14 +12,15 @@ from tocsin.sources.base import EventBatch, EventSource, EventStream, Source, St
 
 Delivery: TypeAlias = Literal["history", "readings", "changes"]
 """How a type of source delivers: `history`: changes, also those since the frontier (materialize); `readings`: the whole
-content each time (postgres); `changes`: the content when the subscription begins, then changes (kafka)."""
+content each time (postgres, types of other packages); `changes`: the content when the subscription begins, then changes
+(kafka)."""
 
-_DELIVERIES: Mapping[str, Delivery] = {"materialize": "history", "postgres": "readings", "kafka": "changes"}
+_DELIVERIES: Mapping[str, Delivery] = {"materialize": "history", "kafka": "changes"}
 
 
 def delivery(kind: str) -> Delivery:
     """How a source of this type delivers its rows."""
-    return _DELIVERIES.get(kind, "history")
+    return _DELIVERIES.get(kind, "readings")
 
 
 class Relation:
