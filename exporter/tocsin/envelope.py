@@ -129,6 +129,11 @@ def merged(envelopes: Sequence[Envelope]) -> Envelope:
     return together
 
 
+def labels_of(columns: Columns, row: Row, view: View) -> dict[str, str]:
+    """The labels of a row, as in its envelope."""
+    return _labels(_texts(columns, row), view)
+
+
 _URGENCY: Mapping[Status, int] = {"resolved": 0, "repeated": 1, "updated": 2, "event": 3, "fired": 4}
 
 

@@ -126,6 +126,10 @@ class Notification(NamedTuple):
     not_before: float = 0.0
     generation: int = 0
     """How often its idempotency key was replaced: a receiver may have stored a final error under the one before."""
+    was_held: bool = False
+    """Whether a silence has held it. `created_at` is then when that ended."""
+    passes: bool = False
+    """Whether no silence holds it any more: a later notification of its row is not silenced."""
 
 
 def fingerprint(alert: str, key: Sequence[str | None]) -> str:

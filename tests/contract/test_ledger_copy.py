@@ -14,9 +14,10 @@ from support.postgres import Database
 from support.tocsin import command, running
 from tocsin.errors import LedgerError
 from tocsin.ledger import postgres, sqlite, sqlite_tables
-from tocsin.ledger.base import EventCommit, Filter, Ledger, Occurrence, Status
+from tocsin.ledger.base import EventCommit, Filter, Judged, Ledger, Occurrence, Status
 from tocsin.ledger.tables import TABLES, Row, Table, copy
 from tocsin.model import Address
+from tocsin.silences import Silence, parse
 
 
 @dataclass
@@ -54,6 +55,9 @@ async def fill(ledger: Ledger) -> None:
         grouped = (transition(key, alert="grouped"), [group])
         await ledger.commit(replace(commit(alert="grouped"), transitions=[grouped]))
     event = Occurrence(routed=(transition("e", alert="events"), [Address(channel="hook")]), key="k\0", until=5000)
+    ends_at = ledger.now() + 60
+    await ledger.silence(Silence(id="s", matchers=parse("a=b"), starts_at=0.0, ends_at=ends_at, reason="a\0b"))
+    await ledger.withhold("hook", Judged(held={one.seq: "s" for one in await fired(ledger, "held")}, passing=()))
     await ledger.commit_events(EventCommit(source="queue", occurrences=[event], position={"topic/0": 2**60}))
 
 
@@ -66,7 +70,19 @@ async def content(ledger: Ledger) -> object:
     firings = [sorted(one.firings, key=repr) if one else None for one in stored]
     heads = sorted((head.seq, head.id) for head in await sendable(ledger))
     episodes = [await ledger.episodes(alert, 10) for alert in alerts]
-    return records, attempts, firings, heads, episodes, await ledger.position("queue"), await ledger.backlog()
+    return (
+        records,
+        attempts,
+        firings,
+        heads,
+        episodes,
+        await ledger.position("queue"),
+        await ledger.backlog(),
+        [
+            await ledger.list_silences(),
+            await ledger.held(),
+        ],
+    )
 
 
 @pytest.mark.parametrize(("source", "target"), [("file", "server"), ("server", "file")])

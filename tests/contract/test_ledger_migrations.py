@@ -43,10 +43,13 @@ def write(path: Path, version: int) -> None:
                 " VALUES (?, ?, ?, 'hook', ?, 1.0, ?)",
                 (seq, f"n{seq}", seq, status, not_before),
             )
+        if version >= 4:
+            db.execute("UPDATE notifications SET ordering_key = 'key ' || seq, ready_at = not_before")
         if version >= 2:
-            db.execute("UPDATE notifications SET lane = 'group', digest = 6 WHERE seq IN (6, 7)")
+            key = "lane" if version < 4 else "ready_at = iif(seq = 6, 0, NULL), ordering_key"
+            db.execute(f"UPDATE notifications SET digest = 6, {key} = 'group' WHERE seq IN (6, 7)")
             db.execute("INSERT INTO windows VALUES ('hook', 'group', 30.0, 10.0, 6)")
-        if version >= 3:
+        if version == 3:
             db.execute("INSERT INTO bulks VALUES (2, 'hook', '[2, 4]')")
 
 
@@ -62,7 +65,9 @@ async def test_former_version_is_brought_up_to_date(tmp_path: Path, version: int
         found = await ledger.claim("hook", 100)
         await ledger.recover("hook", 0.0, 0.0)
         heads, requests = [one.seq for one in found.heads], [[one.seq for one in members] for members in found.repeats]
-        assert (heads, requests) == {1: ([2, 4, 6, 7], []), 2: ([2, 4, 6], []), 3: ([6], [[2, 4]])}[version]
+        assert (heads, requests) == {1: ([2, 4, 6, 7], []), 2: ([2, 4, 6], []), 3: ([6], [[2, 4]]), 4: ([2, 4, 6], [])}[
+            version
+        ]
         if version >= 2:
             [digest] = [one for one in found.heads if one.seq == 6]
             assert [one.seq for one in await ledger.digest(digest)] == [6, 7]

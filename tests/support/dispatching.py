@@ -53,6 +53,7 @@ class FaultyLedger:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.sharing = ledger.sharing
+        self.silences = ledger.silences
         self.failures: dict[str, int] = {}
         """How often each method fails from now on."""
         self.gates: dict[str, asyncio.Event] = {}

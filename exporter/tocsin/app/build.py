@@ -12,10 +12,10 @@ from tocsin.channels.base import Channel, Level, Message, Rejected
 from tocsin.channels.settings import ChannelOptions
 from tocsin.config import ChannelConfig, Config, SourceConfig
 from tocsin.config.columns import named_columns, route_columns
-from tocsin.dispatch import Compose, Policy
+from tocsin.dispatch import Compose, Labels, Policy
 from tocsin.dispatch.level import Shape
 from tocsin.dispatch.receiver import LevelPolicy
-from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
+from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, labels_of, merged
 from tocsin.errors import ConfigError, Problem, Reason, TocsinError
 from tocsin.exposition import AlertMetrics, Metrics
 from tocsin.faults import unexpected
@@ -195,6 +195,17 @@ def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[]
         )
 
     return compose
+
+
+def labeller(views: Mapping[str, View]) -> Labels:
+    """Return the function that finds the labels of a notification, as an Alertmanager would have them."""
+
+    def labels(notification: Notification) -> Mapping[str, str]:
+        transition = notification.transition
+        view = views.get(transition.alert)
+        return {"alertname": transition.alert, **(labels_of(transition.columns, transition.row, view) if view else {})}
+
+    return labels
 
 
 def row_columns(config: Config, alert: RowAlert, metrics: AlertMetrics) -> NamedColumns:

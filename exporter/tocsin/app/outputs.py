@@ -120,6 +120,7 @@ class Outputs:
                         policy=build.policy(channel),
                         ledger=ledger,
                         compose=build.composer(channel, views, ledger.now),
+                        labels=build.labeller(views),
                         metrics=metrics,
                         since=since,
                         clock=ledger.now,
@@ -223,4 +224,11 @@ def _spec(config: Config, channel: ChannelConfig) -> object:
 
 def channel_state(backlog: Backlog) -> ChannelState:
     """What the gauges of a channel that does not run show of its outbox."""
-    return ChannelState(up=None, pending=backlog.pending, oldest_pending=backlog.oldest, dead=backlog.dead)
+    return ChannelState(
+        up=None,
+        pending=backlog.pending,
+        oldest_pending=backlog.oldest,
+        silenced=backlog.silenced,
+        oldest_silenced=backlog.oldest_silenced,
+        dead=backlog.dead,
+    )

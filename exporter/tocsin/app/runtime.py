@@ -26,6 +26,7 @@ from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
 from tocsin.repeats import Repeats
+from tocsin.silences import State as SilenceState
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,7 @@ class Runtime:
         self._fenced = False
         """Whether another process has taken over from this one."""
         metrics.removed_channels = self._removed_states
+        metrics.silences = self._silences
 
     @property
     def alerts(self) -> list[AlertStatus]:
@@ -198,6 +200,12 @@ class Runtime:
     def _removed_states(self) -> Mapping[str, ChannelState]:
         return {name: channel_state(left) for name, left in self.removed.items()}
 
+    def _silences(self) -> Mapping[str, int]:
+        if (ledger := self.ledger) is None:
+            return {}
+        states = [one.state(ledger.now()) for one in ledger.silences.all]
+        return {state: states.count(state) for state in (SilenceState.ACTIVE, SilenceState.PENDING)}
+
     async def _dead_letter_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
             # A level output has no outbox: pending notifications under its name are of a channel that it replaced.
@@ -287,8 +295,22 @@ class Runtime:
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
+        if ledger.silences.due(ledger.now()):
+            await self._close_silences(ledger)
         if ledger.fault is not None:
             raise ledger.fault
+
+    async def _close_silences(self, ledger: Ledger) -> None:
+        for silence in await ledger.close_silences():
+            log.info(
+                "silence ended",
+                silence=silence.id,
+                matchers=str(silence.matchers),
+                reason=silence.reason,
+                released=silence.released,
+                dropped=silence.dropped,
+            )
+        self.outputs.rescan()
 
     async def _keep_history(self) -> None:
         # Apart from the check: a transaction that does not end would hold up what reports it.

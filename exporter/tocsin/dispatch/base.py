@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tocsin.backoff import Backoff
@@ -13,6 +13,15 @@ from tocsin.model import Notification
 
 Compose = Callable[[Sequence[Notification]], "Message | Rejected"]
 """Makes the message of one notification, or of merged ones, with today's configuration."""
+
+
+Labels = Callable[[Notification], Mapping[str, str]]
+"""The labels of a notification, with today's configuration: what matchers of silences compare."""
+
+
+def plain_labels(notification: Notification) -> Mapping[str, str]:
+    """The label that every notification has."""
+    return {"alertname": notification.transition.alert}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,7 @@ class Setup:
     ledger: Outbox
     compose: Compose
     metrics: ChannelMetrics
+    labels: Labels = plain_labels
     since: float
     """When this process, or this configuration, began; an earlier one may have sent what was written until then."""
     clock: Callable[[], float] = time.time

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from tocsin.dispatch.base import Setup
+from tocsin.dispatch.screening import Screen
 from tocsin.dispatch.sending import Claim
 from tocsin.errors import LedgerError
 from tocsin.ledger.base import RETRY
@@ -27,6 +28,9 @@ class Claims:
         """When the ledger is read next, after it could not be read; by the monotonic clock."""
         self._setup = setup
         self._heads: deque[Notification] = deque()
+        self._unscreened: list[Notification] = []
+        self._screening: list[Notification] = []
+        self._screen = Screen(setup)
         self._repeats: deque[Claim] = deque()
         self._next_at: float | None = None
         self._changes = 1
@@ -45,14 +49,25 @@ class Claims:
     @property
     def wants_more(self) -> bool:
         """Whether the ledger is to be read, as soon as it can be."""
-        return len(self) < self._capacity // 2 and (
-            self._changes > self._seen_changes or (self._next_at is not None and self._next_at <= self._setup.clock())
+        return bool(self._unscreened or self._screening) or (
+            len(self) < self._capacity // 2
+            and (
+                self._changes > self._seen_changes
+                or (self._next_at is not None and self._next_at <= self._setup.clock())
+            )
         )
 
     @property
     def next_at(self) -> float | None:
         """When something becomes sendable, by the wall clock; None if there is no room for it."""
         return self._next_at if len(self) < self._capacity // 2 else None
+
+    def screened(self) -> bool:
+        """Whether what is held here passes today's silences. If not, `refill` finds out."""
+        if self._screen.outdated:
+            self._unscreened += self._heads
+            self._heads.clear()
+        return not self._unscreened
 
     def changed(self) -> None:
         """The ledger may have more to claim."""
@@ -69,6 +84,9 @@ class Claims:
         while self.wants_more and self._setup.monotonic() >= self.read_at:
             changes, ended = self._changes, self._ended
             try:
+                if self._unscreened:
+                    await self._screen_all()
+                    continue
                 ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
                 if not self._recovered:
                     await ledger.recover(name, self._setup.since, ready_at)
@@ -84,8 +102,23 @@ class Claims:
                 return
             self._failures, self._next_at = 0, claimed.next_at
             self._seen_changes = changes - claimed.more
-            self._heads += claimed.heads
+            self._unscreened += claimed.heads
+            # A request of which the receiver may have something is repeated as it was.
             self._repeats += (Claim(members, sent_before=True) for members in claimed.repeats)
+
+    async def _screen_all(self) -> None:
+        self._screening, self._unscreened = self._unscreened, []
+        try:
+            found = await self._screen.passing(self._screening)
+        except LedgerError:
+            self._unscreened = self._screening + self._unscreened
+            raise
+        else:
+            if len(found) < len(self._screening):
+                self.changed()  # the next of an ordering key may be sent
+            self._heads += found
+        finally:
+            self._screening = []
 
     def take(self, *, probe: bool) -> Claim:
         """What is to be sent next; there must be something. `probe`: only one notification or request, to find out
@@ -98,8 +131,9 @@ class Claims:
 
     async def reread(self) -> None:
         """Give back what is not sent yet, and read the ledger again: another process has changed it."""
-        held = [*self._heads, *(head for claim in self._repeats for head in claim.heads)]
+        held = [*self._heads, *self._unscreened, *(head for claim in self._repeats for head in claim.heads)]
         self._heads.clear()
+        self._unscreened.clear()
         self._repeats.clear()
         self.changed()
         await self.give_back(held)

@@ -2,7 +2,8 @@
 
 A notification goes through these steps:
 
-1. `Claims` reads notifications that may be sent now from the ledger, before they are needed.
+1. `Claims` reads notifications that may be sent now from the ledger, before they are needed. What a silence matches
+   goes back to the ledger (`screening.py`).
 2. `_next` takes some of them if a slot is free and the channel may send now.
 3. `Sender` makes messages of them, and sends them.
 4. `Health` judges the answers: how many sends may run at the same time, and when the next one may begin.
@@ -97,6 +98,8 @@ class Dispatcher:
         """Take what is sent next, and a slot to do it in; None if nothing may be sent now."""
         now, health = self._setup.monotonic(), self._health
         if self._closing or not self._claims or not self._setup.ledger.sharing.valid:
+            return None
+        if not self._claims.screened():
             return None
         if self._sending >= health.slots:  # all are taken; while the receiver is down there is only one
             return None
@@ -206,7 +209,7 @@ class Dispatcher:
         if self._closing:
             return None
         now, waits = self._setup.monotonic(), []
-        if self._claims and self._sending < self._health.slots:
+        if self._claims and self._claims.screened() and self._sending < self._health.slots:
             waits.append(self._health.opens_at - now if self._setup.ledger.sharing.valid else _UNTIL_VALID)
         if self._claims.wants_more:
             waits.append(self._claims.read_at - now)

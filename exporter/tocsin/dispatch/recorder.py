@@ -125,6 +125,8 @@ class Recorder:
 
 
 def _deliverable_since(notification: Notification) -> float:
-    """When a notification could be delivered at the earliest: what is merged waits on purpose."""
+    """When a notification could be delivered at the earliest: what is merged or silenced waits on purpose."""
     changed = notification.transition.at / 1000
+    if notification.was_held:
+        changed = max(changed, notification.created_at)
     return changed if notification.digest is None else max(changed, notification.not_before)

@@ -82,6 +82,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.removed_channels: Callable[[], Mapping[str, ChannelState]] = dict
         """Called at each scrape for the channels that are no longer configured and still have notifications."""
+        self.silences: Callable[[], Mapping[str, int]] = dict
+        """Called at each scrape: how many silences there are, by state."""
         self._instruments = _Instruments(self.registry)
         self._alerts: dict[str, AlertMetrics] = {}
         self._channels: dict[str, ChannelMetrics] = {}
@@ -146,6 +148,7 @@ class Metrics:
                 for state in CHANNEL_STATES:
                     states.add_metric([name, state], float(channel.state == state))
         yield states
+        yield from _families({"tocsin_silences": float}, self.silences())
 
 
 _PLACES = MappingProxyType(
@@ -228,6 +231,8 @@ _CHANNEL_METRICS: Mapping[str, Callable[[ChannelState], float | None]] = Mapping
         "tocsin_channel_up": lambda channel: channel.up,
         "tocsin_channel_pending": lambda channel: channel.pending,
         "tocsin_channel_oldest_pending_timestamp_seconds": lambda channel: channel.oldest_pending,
+        "tocsin_channel_silenced": lambda channel: channel.silenced,
+        "tocsin_channel_oldest_silenced_timestamp_seconds": lambda channel: channel.oldest_silenced,
         "tocsin_channel_dead_letters": lambda channel: channel.dead,
         "tocsin_channel_missing_alerts": lambda channel: channel.missing,
     }

@@ -61,6 +61,10 @@ class ChannelState:
     pending: int = 0
     oldest_pending: float | None = None
     """Wall-clock seconds; None: nothing is pending."""
+    silenced: int = 0
+    """Notifications that silences hold now."""
+    oldest_silenced: float | None = None
+    """Wall-clock seconds; None: nothing is held."""
     dead: int = 0
     """Dead letters now."""
     missing: int | None = None

@@ -165,6 +165,20 @@ _DEFINITIONS = (
         live=True,
         across="min",
     ),
+    _gauge(
+        "channel_silenced",
+        "Pending notifications that silences hold; `tocsin_channel_pending` is without them.",
+        "channel",
+        live=True,
+        across="max",
+    ),
+    _gauge(
+        "channel_oldest_silenced_timestamp_seconds",
+        "Creation time of the oldest notification that a silence holds; absent while none is held.",
+        "channel",
+        live=True,
+        across="min",
+    ),
     _counter("channel_attempts_total", "Delivery attempts.", "channel"),
     _counter("channel_failures_total", "Failed delivery attempts, by reason.", "channel", "reason"),
     _counter("channel_delivered_total", "Notifications accepted by the receiver.", "channel"),
@@ -192,6 +206,9 @@ _DEFINITIONS = (
         "ledger_up",
         "1 if the ledger can be written or none is needed, 0 otherwise, also while this process waits for others.",
         across="max",
+    ),
+    _gauge(
+        "silences", "Silences, by state: `active`, or `pending` until their start.", "state", live=True, across="max"
     ),
     _histogram("ledger_commit_seconds", "Duration of ledger transactions.", buckets=_FAST),
     _gauge(

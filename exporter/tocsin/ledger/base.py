@@ -4,7 +4,7 @@ Implemented for SQLite by `tocsin.ledger.sqlite`. Times are wall-clock seconds u
 named. `seq` is the ledger's number of a notification, rising in the order of commits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
@@ -14,6 +14,7 @@ from tocsin.errors import LedgerError
 from tocsin.firing import Firing
 from tocsin.ledger.sharing import Sharing
 from tocsin.model import Address, Columns, Notification, Row, Transition
+from tocsin.silences import OpenSilences, Silence
 
 Routed: TypeAlias = tuple[Transition, Sequence[Address]]
 """A transition and where it goes."""
@@ -21,6 +22,9 @@ Routed: TypeAlias = tuple[Transition, Sequence[Address]]
 RETRY = Backoff(initial=0.5, maximum=2.0)
 """How long to wait before a ledger that failed is tried again, whatever the backoff of a source or channel is: alerts
 and channels wait for it, and an attempt costs little."""
+
+SILENCED = "silenced"
+"""The reason of notifications that a silence holds, or has held until they were dropped."""
 
 MOST_MERGED = 500
 """The most notifications in one message. The rest of a digest goes in the next one."""
@@ -142,6 +146,8 @@ class Record:
     reason: str
     detail: str
     digest: int | None
+    silence: str | None = None
+    """The silence that holds it, pending as it is. `reason` is then `SILENCED`."""
     columns: Columns
     row: Row
     previous: Row | None
@@ -188,6 +194,8 @@ class Filter:
     """How the id begins."""
     before: int | None = None
     """Only records with a lower `seq`: continues a list."""
+    silence: str | None = None
+    """Only what this silence holds."""
     limit: int = 100
 
 
@@ -196,9 +204,24 @@ class Backlog:
     """The size of one channel's outbox."""
 
     pending: int = 0
+    """Without what silences hold."""
     oldest: float | None = None
     """When the oldest pending notification was written; of a digest, when it is due."""
     dead: int = 0
+    silenced: int = 0
+    """Pending notifications that silences hold."""
+    oldest_silenced: float | None = None
+    """When the oldest of them was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What silences mean for claimed notifications of one channel. All are those that are about to be sent."""
+
+    held: Mapping[int, str]
+    """Silence by `seq`: these are held."""
+    passing: Sequence[Notification]
+    """These are not silenced."""
 
 
 class Outbox(Protocol):
@@ -210,6 +233,8 @@ class Outbox(Protocol):
 
     sharing: Sharing
     """The place of this process among others."""
+    silences: OpenSilences
+    """The silences, as this process knows them."""
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
         """Release all claims on a channel. What was written until `since` is not sent before `ready_at`: the process
@@ -255,6 +280,12 @@ class Outbox(Protocol):
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         """Make a digest of their own of the pending notifications with a `seq` of at least `at`. `refused`: the
         receiver has seen the digest, so the first part needs another idempotency key."""
+        ...
+
+    async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
+        """Hold claimed notifications, except for silences that have been closed meanwhile, and end their claims.
+        Held notifications of the row of one that passes go before it: they become pending, to pass as well, without
+        what came and went. Returns by `seq` what is not to be sent now: what is held, and what passes after others."""
         ...
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
@@ -321,7 +352,28 @@ class Ledger(Outbox, Protocol):
         """Discard dead or pending notifications. Returns how many."""
         ...
 
+    async def silence(self, silence: Silence) -> None:
+        """Add a silence."""
+        ...
+
+    async def end_silence(self, id_: str) -> bool:
+        """End a silence now. Returns whether it had not ended."""
+        ...
+
+    async def list_silences(self) -> list[Silence]:
+        """All silences that are kept, newest first."""
+        ...
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        """How many notifications each silence holds, by silence and channel."""
+        ...
+
     # Maintenance.
+
+    async def close_silences(self) -> list[Silence]:
+        """Close the silences whose end has come: drop what came and went while they held it, and make the rest pending
+        again, in order. Returns those that this call has closed."""
+        ...
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         """Make dead letters of what is pending for a channel not among `channels`. Returns how many."""
@@ -329,7 +381,7 @@ class Ledger(Outbox, Protocol):
 
     async def prune(self, before: float, limit: int) -> int:
         """Delete at most `limit` delivered or dropped notifications settled before `before`, except those of episodes
-        that still fire. Returns how many."""
+        that still fire, and silences closed before it. Returns how many notifications."""
         ...
 
     async def changed_elsewhere(self) -> bool:

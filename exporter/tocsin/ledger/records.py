@@ -2,14 +2,17 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
 from tocsin.ledger.outbox import make_ready
-from tocsin.ledger.rows import RECORD, Shapes, row_of
+from tocsin.ledger.rows import RECORD, Shapes, row_of, status_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Kind
 
@@ -17,7 +20,7 @@ from tocsin.model import Kind
 
 
 def backlog(db: sqlite3.Connection) -> dict[str, Backlog]:
-    """See `Ledger.backlog`. Two statements, so that each reads its own small index."""
+    """See `Ledger.backlog`. Three statements, so that each reads its own small index."""
     pending = db.execute(
         "SELECT channel, count(*), min(CASE WHEN digest IS NULL OR attempts > 0 THEN created_at"
         " ELSE max(created_at, not_before) END) FROM notifications WHERE status = 'pending' GROUP BY channel"
@@ -26,18 +29,22 @@ def backlog(db: sqlite3.Connection) -> dict[str, Backlog]:
     found = {name: Backlog(dead=count) for name, count in dead.items()}
     for channel, count, oldest in pending:
         found[channel] = Backlog(pending=count, oldest=oldest, dead=dead.get(channel, 0))
+    held = "SELECT channel, count(*), min(created_at) FROM notifications WHERE status = 'held' GROUP BY channel"
+    for channel, count, oldest in db.execute(held):
+        found[channel] = replace(found.get(channel, Backlog()), silenced=count, oldest_silenced=oldest)
     return found
 
 
 def find(db: sqlite3.Connection, shapes: Shapes, wanted: Filter) -> list[Record]:
     """See `Ledger.find`."""
     choices = {
-        "n.status = ?": wanted.status,
+        "(n.status = ?1 OR ?1 = 'pending' AND n.status = 'held')": wanted.status,
         "n.channel = ?": wanted.channel,
         "t.alert = ?": wanted.alert,
         "n.id = ?": wanted.id,
         "n.id >= ?": wanted.id_prefix,
         "n.id < ? || '~'": wanted.id_prefix,
+        "n.status = 'held' AND n.silence = ?": wanted.silence,
         "n.seq < ?": wanted.before,
     }
     conditions = {text: value for text, value in choices.items() if value is not None}
@@ -66,6 +73,14 @@ def episodes(db: sqlite3.Connection, shapes: Shapes, alert: str, limit: int) -> 
             break
     found = [_episode(db, shapes, alert, fingerprint, started_at) for fingerprint, started_at in latest]
     return sorted(found, key=attrgetter("started_at"), reverse=True)
+
+
+def deliveries(counts: Iterable[tuple[str, str, int]]) -> Mapping[tuple[str, Status], int]:
+    """`Episode.deliveries` of counts by channel and the status that the tables have."""
+    found: Counter[tuple[str, Status]] = Counter()
+    for channel, status, count in counts:
+        found[channel, status_of(status)] += count
+    return found
 
 
 _NEWEST = """
@@ -98,7 +113,7 @@ def _episode(db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: st
         kind=kind,
         columns=shapes.columns(db, shape),
         row=row_of(row),
-        deliveries={(channel, Status(status)): count for channel, status, count in counts},
+        deliveries=deliveries(counts),
     )
 
 
@@ -114,13 +129,13 @@ their cause may be fixed. Other dead letters keep their key: the receiver may ha
 _RETRY = f"""
     UPDATE notifications SET
       status = 'pending', attempts = 0, not_before = 0, created_at = ?, settled_at = NULL, ready_at = NULL,
-      generation = generation + (reason IN ({", ".join(f"'{reason}'" for reason in FINAL)}))
+      silence = NULL, passes = 0, generation = generation + (reason IN ({", ".join(f"'{reason}'" for reason in FINAL)}))
     WHERE id = ? AND status IN ('dead', 'dropped')
     RETURNING channel, ordering_key
 """  # noqa: S608 - made of constants
 _DROP = """
     UPDATE notifications SET status = 'dropped', settled_at = ?, request = NULL
-    WHERE id = ? AND status IN ('dead', 'pending')
+    WHERE id = ? AND status IN ('dead', 'pending', 'held')
     RETURNING channel, ordering_key
 """
 
@@ -128,14 +143,18 @@ _DROP = """
 def retry(db: sqlite3.Connection, ids: Sequence[str], now: float) -> int:
     """See `Ledger.retry`."""
     keys = _restate(db, _RETRY, ids, now)
-    # They are older than what is pending now, and are sent before it.
+    order_again(db, set(keys))
+    return len(keys)
+
+
+def order_again(db: sqlite3.Connection, keys: AbstractSet[Key]) -> None:
+    """Have what became pending again, which is older than what is pending now, sent before it."""
     db.executemany(
         "UPDATE notifications SET ready_at = NULL"
         " WHERE channel = ? AND ordering_key = ? AND status = 'pending' AND ready_at IS NOT NULL",
-        set(keys),
+        keys,
     )
-    make_ready(db, set(keys))
-    return len(keys)
+    make_ready(db, keys)
 
 
 def drop(db: sqlite3.Connection, ids: Sequence[str], now: float) -> int:
@@ -153,7 +172,7 @@ def dead_letter_unrouted(db: sqlite3.Connection, channels: Sequence[str], now: f
     """See `Ledger.dead_letter_unrouted`."""
     return db.execute(
         "UPDATE notifications SET status = 'dead', settled_at = ?, reason = ?, detail = ?"
-        " WHERE status = 'pending' AND channel NOT IN (SELECT value FROM json_each(?))",
+        " WHERE status IN ('pending', 'held') AND channel NOT IN (SELECT value FROM json_each(?))",
         (now, Reason.UNROUTED, "the channel is no longer in the configuration", json.dumps(list(channels))),
     ).rowcount
 
@@ -171,8 +190,8 @@ def prunable(db: sqlite3.Connection, before: float, limit: int) -> list[tuple[in
     ).fetchall()
 
 
-def prune(db: sqlite3.Connection, found: Sequence[tuple[int, int]], now: float) -> None:
-    """Delete what `prunable` found, unless it is pending again; and windows and sightings that are over."""
+def prune(db: sqlite3.Connection, found: Sequence[tuple[int, int]], before: float, now: float) -> None:
+    """Delete what `prunable` found, unless it is pending again; and windows, sightings and silences that are over."""
     db.executemany(
         "DELETE FROM notifications WHERE seq = ? AND status IN ('delivered', 'dropped')", ((seq,) for seq, _ in found)
     )
@@ -185,5 +204,6 @@ def prune(db: sqlite3.Connection, found: Sequence[tuple[int, int]], now: float) 
         " (SELECT 1 FROM notifications WHERE transition = transitions.id)",
         ((transition,) for _, transition in found),
     )
+    db.execute("DELETE FROM silences WHERE closed_at < ?", (before,))
     db.execute("DELETE FROM windows WHERE digest IS NULL AND due < ?", (now,))
     db.execute("DELETE FROM sightings WHERE until < ?", (int((now - KEPT_SIGHTINGS) * 1000),))

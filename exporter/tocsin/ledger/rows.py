@@ -8,19 +8,22 @@ from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from tocsin.firing import Firing, Phase
-from tocsin.ledger.base import Record, Status
+from tocsin.ledger.base import SILENCED, Record, Status
 from tocsin.ledger.opening import one
 from tocsin.model import Column, Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.ordering_key, n.digest, n.generation,
+           n.silence IS NOT NULL, n.passes <> 0,
            t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
 RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, t.shape, t.row, t.previous
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest,
+           CASE WHEN n.status = 'held' THEN n.silence END, silences.reason, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
+    LEFT JOIN silences ON silences.id = n.silence AND n.status = 'held'
 """
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -95,7 +98,7 @@ def columns_of(text: str) -> Columns:
 def notification_of(row: Sequence[Any], columns: Callable[[Any], Columns]) -> Notification:
     """A notification from the columns of `NOTIFICATION`. `columns`: looks a list of columns up."""
     seq, name, channel, attempts, created_at, not_before, ordering_key, digest, generation, *rest = row
-    alert, fingerprint, kind, started_at, at, shape, text, previous = rest
+    was_held, passes, alert, fingerprint, kind, started_at, at, shape, text, previous = rest
     return Notification(
         seq=seq,
         id=name,
@@ -116,14 +119,28 @@ def notification_of(row: Sequence[Any], columns: Callable[[Any], Columns]) -> No
         ordering_key=ordering_key,
         digest=digest,
         generation=generation,
+        was_held=bool(was_held),
+        passes=bool(passes),
     )
+
+
+HELD = "held"
+"""What the tables have as the status of a pending notification that a silence holds. So an index of what is pending has
+none of them, and no statement that looks for what can be sent knows of silences."""
+
+
+def status_of(text: str) -> Status:
+    """The status of a notification, as the tables have it."""
+    return Status.PENDING if text == HELD else Status(text)
 
 
 def record_of(row: Sequence[Any], columns: Callable[[Any], Columns]) -> Record:
     """A record from the columns of `RECORD`, which are in the order of its fields. `columns`: as above."""
-    *plain, shape, text, previous = row
+    *plain, why, shape, text, previous = row
     known = dict(zip(Record.__dataclass_fields__, plain, strict=False))
-    known["status"] = Status(known["status"])
+    known["status"] = status_of(known["status"])
+    if silence := known["silence"]:
+        known |= {"reason": SILENCED, "detail": f"by the silence {silence}" + (f": {why}" if why else "")}
     return Record(
         **known,
         columns=columns(shape),

@@ -111,4 +111,21 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX notifications_by_request ON notifications (request, seq)
       WHERE status = 'pending' AND request IS NOT NULL;
     """,
+    """
+    ALTER TABLE notifications ADD COLUMN silence TEXT;                       -- that holds it, or has held it last
+    ALTER TABLE notifications ADD COLUMN passes INTEGER NOT NULL DEFAULT 0;  -- no silence holds it any more
+    CREATE INDEX notifications_held ON notifications (silence, channel, created_at) WHERE status = 'held';
+    CREATE TABLE silences (
+      id         TEXT PRIMARY KEY,
+      matchers   TEXT NOT NULL,
+      starts_at  REAL NOT NULL,
+      ends_at    REAL NOT NULL,
+      reason     TEXT NOT NULL,
+      made_by    TEXT NOT NULL,
+      created_at REAL NOT NULL,
+      closed_at  REAL,                           -- when what it held was sent on or dropped
+      released   INTEGER NOT NULL DEFAULT 0,
+      dropped    INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    """,
 )

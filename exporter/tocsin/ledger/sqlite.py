@@ -4,12 +4,12 @@ import asyncio
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import outbox, records
+from tocsin.ledger import outbox, records, silences
 from tocsin.ledger.append import Appended, Appender
 from tocsin.ledger.base import (
     Attempt,
@@ -19,6 +19,7 @@ from tocsin.ledger.base import (
     Episode,
     EventCommit,
     Filter,
+    Judged,
     Occurrence,
     Record,
     Settlement,
@@ -32,6 +33,7 @@ from tocsin.ledger.rows import Shapes, firing_of, firing_values
 from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.ledger.writer import Writer
 from tocsin.model import Notification
+from tocsin.silences import OpenSilences, Silence
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ class SqliteLedger:
     ) -> None:
         self.fault: LedgerError | None = None
         self.sharing: Sharing = Alone()
+        self.silences = OpenSilences(silences.unclosed(connection))
         self._path = path
         self._lock = lock
         self._clock = clock
@@ -192,6 +195,16 @@ class SqliteLedger:
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused))
 
+    async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
+        now = self._clock()
+        gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now))
+        queue = self._queues[channel]
+        for key, seq in [*queue.claimed.items()]:
+            if seq in gone:
+                queue.end(seq, key)
+        queue.changed()
+        return gone
+
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(lambda db: outbox.previous_ids(db, notification))
 
@@ -217,7 +230,29 @@ class SqliteLedger:
         now = self._clock()
         return await self._change(lambda db: records.drop(db, ids, now))
 
+    async def silence(self, silence: Silence) -> None:
+        await self._change(lambda db: silences.add(db, silence))
+        await self._read_silences()
+
+    async def end_silence(self, id_: str) -> bool:
+        now = self._clock()
+        ended = await self._change(lambda db: silences.end(db, id_, now))
+        await self._read_silences()
+        return ended
+
+    async def list_silences(self) -> list[Silence]:
+        return await self._search(silences.listed)
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        return await self._search(silences.held)
+
     # Maintenance.
+
+    async def close_silences(self) -> list[Silence]:
+        now = self._clock()
+        closed = await self._change(lambda db: silences.close(db, now))
+        await self._read_silences()
+        return closed
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
@@ -227,12 +262,14 @@ class SqliteLedger:
         # If nothing is old enough the whole table is scanned, and no batch should wait.
         found = await self._search(lambda db: records.prunable(db, before, limit))
         now = self._clock()
-        await self._write(lambda db: records.prune(db, found, now))
+        await self._write(lambda db: records.prune(db, found, before, now))
         return len(found)
 
     async def changed_elsewhere(self) -> bool:
         # Of the writing connection: it changes when another one has written.
         version: int = await self._write(lambda db: one(db, "PRAGMA data_version"))
+        if version != self._version:
+            await self._read_silences()
         # Compared here, not in the job: the writer groups jobs, and runs a job again if another one of its group fails.
         changed, self._version = version != self._version, version
         if changed:
@@ -259,6 +296,9 @@ class SqliteLedger:
             if notification.seq not in appended.blocked:
                 self._queues[notification.channel].committed(notification)
         return appended.notifications
+
+    async def _read_silences(self) -> None:
+        self.silences.all = await self._search(silences.unclosed)
 
     def _reset(self) -> None:
         for queue in self._queues.values():

@@ -29,13 +29,21 @@ TABLES = (
         1,
         (
             *("seq", "id", "transition", "channel", "status", "attempts", "created_at", "not_before", "settled_at"),
-            *("reason", "detail", "ordering_key", "digest", "generation", "ready_at", "request"),
+            *("reason", "detail", "ordering_key", "digest", "generation", "ready_at", "request", "silence", "passes"),
         ),
     ),
     Table("windows", 2, ("channel", "ordering_key", "interval", "due", "digest")),
     Table("attempts", 1, ("number", "seq", "at", "reason", "detail")),
     Table("sightings", 2, ("alert", "key", "event", "until")),
     Table("positions", 2, ("source", "partition", "position")),
+    Table(
+        "silences",
+        1,
+        (
+            *("id", "matchers", "starts_at", "ends_at", "reason", "made_by", "created_at"),
+            *("closed_at", "released", "dropped"),
+        ),
+    ),
 )
 _STEP = 2000
 """Rows in one transaction."""

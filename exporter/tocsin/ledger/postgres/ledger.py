@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
@@ -16,23 +16,26 @@ from tocsin.ledger.base import (
     Episode,
     EventCommit,
     Filter,
+    Judged,
     Occurrence,
     Record,
     Settlement,
     Stored,
 )
-from tocsin.ledger.postgres import instances, outbox, records
+from tocsin.ledger.postgres import instances, outbox, records, silences
 from tocsin.ledger.postgres.append import Appended, Shapes, append
+from tocsin.ledger.postgres.batches import ALERT, FIRING, POSITION, distinct, see, stored_of
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of
 from tocsin.ledger.postgres.instances import Member, fence, leave
 from tocsin.ledger.postgres.membership import Membership
-from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
+from tocsin.ledger.postgres.transaction import Job, Transaction, answering, in_one, plain
 from tocsin.ledger.postgres.values import names_text, storable
 from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
-from tocsin.ledger.rows import columns_of, firing_of, firing_values
+from tocsin.ledger.rows import firing_values
 from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.model import Columns, Notification
+from tocsin.silences import OpenSilences, Silence
 
 T = TypeVar("T")
 
@@ -52,12 +55,12 @@ class PostgresLedger:
         server: LedgerServer,
         links: tuple[Link, Link],
         member: Member | None,
-        changed: int,
+        known: tuple[int, list[Silence]],
         clock: Callable[[], float],
         observe: Callable[[float], None],
     ) -> None:
-        """`links`: to write and to read. `member`: None in a command, which neither commits nor claims. `changed`: the
-        number of changes by operators."""
+        """`links`: to write and to read. `member`: None in a command, which neither commits nor claims. `known`: see
+        `changes`."""
         self._failed: LedgerError | None = None
         self._out_of_contact: LedgerError | None = None
         self._server = server
@@ -80,7 +83,8 @@ class PostgresLedger:
         self._commits: dict[str, int] = {}
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
-        self._changes = changed
+        self._changes, unclosed = known
+        self.silences = OpenSilences(unclosed)
 
     @property
     def fault(self) -> LedgerError | None:
@@ -101,7 +105,7 @@ class PostgresLedger:
                 'SELECT fingerprint, phase, started_at, marked_at, "row", counts FROM firings WHERE alert = %s',
                 (storable(alert),),
             )
-            return lambda: (_stored(found, firings), found.rows[0][0]) if found.rows else (None, 0)
+            return lambda: (stored_of(found, firings), found.rows[0][0]) if found.rows else (None, 0)
 
         stored, self._commits[alert] = await self._read(read)
         return stored
@@ -110,18 +114,18 @@ class PostgresLedger:
         now, alert = self._clock(), storable(commit.alert)
         # Replaced as a whole: COPY cannot update.
         outdated = [*commit.gone, *(firing.fingerprint for firing in commit.saved)]
-        columns = _distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
+        columns = distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
         seen = self._commits.get(commit.alert)
 
         async def write(db: Transaction) -> Callable[[], Appended]:
             shapes = await self._shapes.numbers(db, columns)
             shape = shapes[commit.columns]
-            db.add(_ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen, self._epoch))
+            db.add(ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen, self._epoch))
             if commit.replace:
                 db.add("DELETE FROM firings WHERE alert = %s", (alert,))
             elif outdated:
                 db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, names_text(outdated)))
-            await db.insert("firings", _FIRING, (firing_values(alert, firing) for firing in commit.saved))
+            await db.insert("firings", FIRING, (firing_values(alert, firing) for firing in commit.saved))
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
             return lambda: self._written(appended, shapes)
 
@@ -132,13 +136,13 @@ class PostgresLedger:
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
-        columns = _distinct(one.routed[0].columns for one in commit.occurrences)
+        columns = distinct(one.routed[0].columns for one in commit.occurrences)
 
         async def write(db: Transaction) -> Callable[[], tuple[Appended, list[Occurrence]]]:
             shapes = await self._shapes.numbers(db, columns)
             for partition, position in sorted(commit.position.items()):
-                db.add(_POSITION, (storable(commit.source), storable(partition), position))
-            seen = [None if one.key is None else _see(db, one) for one in commit.occurrences]
+                db.add(POSITION, (storable(commit.source), storable(partition), position))
+            seen = [None if one.key is None else see(db, one) for one in commit.occurrences]
             if any(seen):
                 await db.send()
             new = [one for one, first in zip(commit.occurrences, seen, strict=True) if first is None or first.count]
@@ -213,6 +217,15 @@ class PostgresLedger:
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         await self._keep(plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
 
+    async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
+        now, queue = self._clock(), self._queues[channel]
+        gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now, self._epoch), locks=True)
+        for key, seq in [*queue.claimed.items()]:
+            if seq in gone:
+                queue.end(seq, key)
+        queue.changed()
+        return gone
+
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(answering(lambda db: outbox.previous_ids(db, notification)))
 
@@ -238,7 +251,29 @@ class PostgresLedger:
         now = self._clock()
         return await self._change(lambda db: records.drop(db, ids, now))
 
+    async def silence(self, silence: Silence) -> None:
+        await self._change(plain(lambda db: silences.add(db, silence)))
+        await self._read_silences()
+
+    async def end_silence(self, id_: str) -> bool:
+        now = self._clock()
+        ended = await self._change(lambda db: silences.end(db, id_, now))
+        await self._read_silences()
+        return ended
+
+    async def list_silences(self) -> list[Silence]:
+        return await self._read(answering(silences.listed))
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        return await self._read(answering(silences.held))
+
     # Maintenance.
+
+    async def close_silences(self) -> list[Silence]:
+        now = self._clock()
+        closed = await self._change(lambda db: silences.close(db, now))
+        await self._read_silences()
+        return closed
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
@@ -251,9 +286,10 @@ class PostgresLedger:
         return await self._write(lambda db: records.prune(db, before, limit, now))
 
     async def changed_elsewhere(self) -> bool:
-        now = await self._read(changes)
+        now, unclosed = await self._read(changes)
         changed, self._changes = now != self._changes, now
         if changed:
+            self.silences.all = unclosed
             self._reset()
         return changed
 
@@ -293,6 +329,9 @@ class PostgresLedger:
             else:
                 queue.changed()
         return appended.notifications
+
+    async def _read_silences(self) -> None:
+        self.silences.all = (await self._read(changes))[1]
 
     def _reset(self) -> None:
         for queue in self._queues.values():
@@ -355,45 +394,7 @@ class PostgresLedger:
             raise LedgerError(f"{self._server.display}: the ledger is closed", LedgerReason.FAILED)
 
 
-_FIRING = ("alert", "fingerprint", "phase", "started_at", "marked_at", "row", "counts")
-_ALERT = "SELECT progress(%s, %s, %s, %s, %s, %s)"
-_POSITION = """
-    INSERT INTO positions VALUES (%s, %s, %s) ON CONFLICT (source, partition)
-    DO UPDATE SET position = excluded.position
-"""
-_SIGHTING = """
-    INSERT INTO sightings VALUES (%s, %s, %s, %s) ON CONFLICT (alert, key)
-    DO UPDATE SET event = excluded.event, until = excluded.until
-    WHERE sightings.until <= %s OR sightings.event = excluded.event
-"""
-
-
-def _distinct(columns: Iterable[Columns]) -> set[Columns]:
-    """The different lists of columns. By identity first: most are the same object, and hashing one for every row takes
-    longer than the rest."""
-    return {*{id(one): one for one in columns}.values()}
-
-
-def _see(db: Transaction, occurrence: Occurrence) -> Result:
-    """Remember an event. The count says whether it is no duplicate of another one. An event that is delivered again is
-    no duplicate of itself."""
-    event = occurrence.routed[0]
-    assert occurrence.key is not None
-    values = (storable(event.alert), storable(occurrence.key), event.fingerprint, occurrence.until, event.at)
-    return db.add(_SIGHTING, values)
-
-
-def _stored(found: Result, firings: Result) -> Stored:
-    [(_, definition, columns, frontier)] = found.rows
-    return Stored(
-        definition=definition,
-        columns=columns_of(columns),
-        frontier=frontier,
-        firings=[firing_of(*row) for row in firings.rows],
-    )
-
-
-async def changes(db: Transaction) -> Callable[[], int]:
-    """How often operators have changed the outbox."""
-    found = db.add("SELECT changes FROM ledger")
-    return lambda: int(found.rows[0][0])
+async def changes(db: Transaction) -> Callable[[], tuple[int, list[Silence]]]:
+    """How often operators have changed the outbox, and the silences that have not been closed."""
+    found, unclosed = db.add("SELECT changes FROM ledger"), silences.unclosed(db)
+    return lambda: (int(found.rows[0][0]), unclosed())

@@ -47,13 +47,13 @@ async def open_ledger(
         db = await links[0].get()
         # Now only processes of this version run alerts on it; or one of a newer version did meanwhile.
         await within(server.timeout, db, migrate(db, server, allowed=runs_alerts))
-        changed = await within(server.timeout, db, in_one(db, begin(server), changes))
+        known = await within(server.timeout, db, in_one(db, begin(server), changes))
     except BaseException as error:
         await links[0].close()
         if isinstance(error, (psycopg.Error, OSError)):
             raise ledger_error(error, server) from None
         raise
-    return PostgresLedger(server, links, member, changed, clock or times, observe)
+    return PostgresLedger(server, links, member, known, clock or times, observe)
 
 
 async def verify(server: LedgerServer) -> list[str]:

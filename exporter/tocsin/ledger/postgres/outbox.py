@@ -19,6 +19,7 @@ _KEPT_ATTEMPTS = 50
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.ordering_key, n.digest, n.generation,
+           n.silence IS NOT NULL, n.passes <> 0,
            t.alert, t.fingerprint, t.kind, t.started_at, t.at, s.columns, t."row", t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition JOIN shapes AS s ON s.id = t.shape
 """

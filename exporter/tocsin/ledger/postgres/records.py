@@ -1,6 +1,8 @@
 """What operators ask of the outbox, and maintenance, as in `tocsin.ledger.records`."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from operator import attrgetter
 
 from tocsin.errors import Reason
@@ -9,15 +11,17 @@ from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
 from tocsin.ledger.postgres.outbox import keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
-from tocsin.ledger.records import FINAL, KEPT_SIGHTINGS
-from tocsin.ledger.rows import columns_of, record_of, row_of
+from tocsin.ledger.records import FINAL, KEPT_SIGHTINGS, deliveries
+from tocsin.ledger.rows import HELD, columns_of, record_of, row_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Kind
 
 _RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, s.columns, t."row", t.previous
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest,
+           CASE WHEN n.status = 'held' THEN n.silence END, silences.reason, s.columns, t."row", t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition JOIN shapes AS s ON s.id = t.shape
+    LEFT JOIN silences ON silences.id = n.silence AND n.status = 'held'
 """
 
 # Reading.
@@ -30,11 +34,14 @@ async def backlog(db: Transaction) -> Callable[[], dict[str, Backlog]]:
         " ELSE greatest(created_at, not_before) END) FROM notifications WHERE status = 'pending' GROUP BY channel"
     )
     dead = db.add("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel")
+    held = db.add("SELECT channel, count(*), min(created_at) FROM notifications WHERE status = 'held' GROUP BY channel")
 
     def found() -> dict[str, Backlog]:
         backlogs = {name: Backlog(dead=count) for name, count in dead.rows}
         for channel, count, oldest in pending.rows:
             backlogs[channel] = Backlog(pending=count, oldest=oldest, dead=dict(dead.rows).get(channel, 0))
+        for channel, count, oldest in held.rows:
+            backlogs[channel] = replace(backlogs.get(channel, Backlog()), silenced=count, oldest_silenced=oldest)
         return backlogs
 
     return found
@@ -43,12 +50,14 @@ async def backlog(db: Transaction) -> Callable[[], dict[str, Backlog]]:
 async def find(db: Transaction, wanted: Filter) -> Callable[[], list[Record]]:
     """See `Ledger.find`."""
     prefix = wanted.id_prefix
+    pending = wanted.status is Status.PENDING
     choices = {
-        "n.status = %s": wanted.status,
+        "n.status = ANY(%s)": wanted.status and [wanted.status.value, *([HELD] if pending else [])],
         "n.channel = %s": None if wanted.channel is None else storable(wanted.channel),
         "t.alert = %s": None if wanted.alert is None else storable(wanted.alert),
         "n.id = %s": wanted.id,
         "starts_with(n.id, %s)": prefix,
+        "n.status = 'held' AND n.silence = %s": wanted.silence,
         "n.seq < %s": wanted.before,
     }
     conditions = {text: value for text, value in choices.items() if value is not None}
@@ -106,9 +115,9 @@ async def episodes(db: Transaction, alert: str, limit: int) -> Callable[[], list
                 kind=kind,
                 columns=columns_of(columns),
                 row=row_of(row),
-                deliveries={(channel, Status(status)): count for channel, status, count in deliveries.rows},
+                deliveries=deliveries(counted.rows),
             )
-            for (fingerprint, started_at, kind, at, columns, row, fires), deliveries in zip(
+            for (fingerprint, started_at, kind, at, columns, row, fires), counted in zip(
                 found.rows, counts, strict=True
             )
         ]
@@ -122,7 +131,7 @@ async def episodes(db: Transaction, alert: str, limit: int) -> Callable[[], list
 _RETRY = """
     UPDATE notifications SET
       status = 'pending', attempts = 0, not_before = 0, created_at = %s, settled_at = NULL, ready_at = NULL,
-      owner = NULL, generation = generation + CASE WHEN reason = ANY(%s) THEN 1 ELSE 0 END
+      owner = NULL, silence = NULL, passes = 0, generation = generation + CASE WHEN reason = ANY(%s) THEN 1 ELSE 0 END
     WHERE id = ANY(%s) AND status IN ('dead', 'dropped')
     RETURNING channel, ordering_key
 """
@@ -133,7 +142,7 @@ _HOLD_BACK = """
 """
 _DROP = """
     UPDATE notifications SET status = 'dropped', settled_at = %s, request = NULL, owner = NULL
-    WHERE id = ANY(%s) AND status IN ('dead', 'pending')
+    WHERE id = ANY(%s) AND status IN ('dead', 'pending', 'held')
     RETURNING channel, ordering_key
 """
 
@@ -141,11 +150,14 @@ _DROP = """
 async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.retry`."""
     changed = await db.get(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
-    keys: set[Key] = {(channel, key) for channel, key in changed.rows}
-    # They are older than what is pending now, and are sent before it.
+    order_again(db, {(channel, key) for channel, key in changed.rows})
+    return lambda: changed.count
+
+
+def order_again(db: Transaction, keys: AbstractSet[Key]) -> None:
+    """Have what became pending again, which is older than what is pending now, sent before it."""
     db.add(_HOLD_BACK, (keys_text(keys),))
     make_ready(db, keys)
-    return lambda: changed.count
 
 
 async def drop(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
@@ -159,7 +171,7 @@ async def dead_letter_unrouted(db: Transaction, channels: Sequence[str], now: fl
     """See `Ledger.dead_letter_unrouted`."""
     changed = db.add(
         "UPDATE notifications SET status = 'dead', settled_at = %s, reason = %s, detail = %s, owner = NULL"
-        " WHERE status = 'pending' AND NOT channel = ANY(%s)",
+        " WHERE status IN ('pending', 'held') AND NOT channel = ANY(%s)",
         (now, str(Reason.UNROUTED), "the channel is no longer in the configuration", [*map(storable, channels)]),
     )
     return lambda: changed.count
@@ -190,6 +202,7 @@ async def prune(db: Transaction, before: float, limit: int, now: float) -> Calla
         " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.transition = transitions.id)",
         (transitions,),
     )
+    db.add("DELETE FROM silences WHERE closed_at < %s", (before,))
     db.add("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
     db.add("DELETE FROM sightings WHERE until < %s", (int((now - KEPT_SIGHTINGS) * 1000),))
     return lambda: len(found)

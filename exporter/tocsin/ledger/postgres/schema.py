@@ -205,6 +205,23 @@ MIGRATIONS: tuple[str, ...] = (
       END
     $$;
     """,
+    """
+    ALTER TABLE notifications ADD COLUMN silence text;                       -- that holds it, or has held it last
+    ALTER TABLE notifications ADD COLUMN passes integer NOT NULL DEFAULT 0;  -- 1: no silence holds it any more
+    CREATE INDEX notifications_held ON notifications (silence, channel, created_at) WHERE status = 'held';
+    CREATE TABLE silences (
+      id         text PRIMARY KEY,
+      matchers   text NOT NULL,
+      starts_at  double precision NOT NULL,
+      ends_at    double precision NOT NULL,
+      reason     text NOT NULL,
+      made_by    text NOT NULL,
+      created_at double precision NOT NULL,
+      closed_at  double precision,               -- when what it held was sent on or dropped
+      released   integer NOT NULL DEFAULT 0,
+      dropped    integer NOT NULL DEFAULT 0
+    );
+    """,
 )
 
 

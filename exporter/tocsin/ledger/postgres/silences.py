@@ -1,0 +1,147 @@
+"""Silences and what they hold, as in `tocsin.ledger.silences`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tocsin.ledger.base import SILENCED, Judged
+from tocsin.ledger.postgres.outbox import make_ready
+from tocsin.ledger.postgres.records import order_again
+from tocsin.ledger.postgres.transaction import Transaction
+from tocsin.ledger.postgres.values import names_text, rows_text, storable
+from tocsin.ledger.silences import HELD, SILENCE, by_silence, earlier, held_of, silence_of, values, waiting
+from tocsin.silences import Silence
+from tocsin.silences.ending import Held, came_and_went
+
+_OF_ROWS = HELD.format(
+    "transitions AS t0 JOIN notifications AS n ON n.transition = t0.id",
+    "WHERE t0.fingerprint = ANY(%s) AND n.channel = %s AND n.status = 'held' ORDER BY n.seq FOR UPDATE OF n",
+)
+_OF_SILENCES = HELD.format(
+    "notifications AS n",
+    "WHERE n.status = 'held' AND t.fingerprint IN (SELECT o.fingerprint FROM notifications AS m"
+    " JOIN transitions AS o ON o.id = m.transition"
+    " WHERE m.status = 'held' AND m.silence = ANY(%s)) ORDER BY n.seq FOR UPDATE OF n",
+)
+"""With what other silences hold of the same rows."""
+_OPEN = "SELECT id FROM silences WHERE id = ANY(%s) AND closed_at IS NULL ORDER BY id FOR UPDATE"
+"""Who closes one of them waits until the end of this transaction, and then finds what it holds."""
+
+# Reading.
+
+
+def unclosed(db: Transaction) -> Callable[[], list[Silence]]:
+    """The silences that have not been closed."""
+    found = db.add(f"{SILENCE} WHERE closed_at IS NULL")
+    return lambda: [silence_of(row) for row in found.rows]
+
+
+def listed(db: Transaction) -> Callable[[], list[Silence]]:
+    """See `Ledger.list_silences`."""
+    found = db.add(f"{SILENCE} ORDER BY created_at DESC, id")
+    return lambda: [silence_of(row) for row in found.rows]
+
+
+def held(db: Transaction) -> Callable[[], dict[str, dict[str, int]]]:
+    """See `Ledger.held`."""
+    found = db.add(
+        "SELECT silence, channel, count(*) FROM notifications WHERE status = 'held' GROUP BY silence, channel"
+    )
+    return lambda: by_silence(found.rows)
+
+
+# Changing.
+
+
+def add(db: Transaction, silence: Silence) -> None:
+    """See `Ledger.silence`."""
+    db.add(
+        "INSERT INTO silences (id, matchers, starts_at, ends_at, reason, made_by, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+        tuple(storable(value) if isinstance(value, str) else value for value in values(silence)),
+    )
+
+
+async def end(db: Transaction, id_: str, now: float) -> Callable[[], bool]:
+    """See `Ledger.end_silence`."""
+    statement = "UPDATE silences SET ends_at = %s WHERE id = %s AND closed_at IS NULL AND ends_at > %s"
+    ended = db.add(statement, (now, storable(id_), now))
+    return lambda: ended.count > 0
+
+
+_HOLD = """
+    UPDATE notifications AS n SET status = 'held', silence = given.silence, ready_at = NULL, owner = NULL
+    FROM json_to_recordset(%s) AS given (seq bigint, silence text)
+    WHERE n.seq = given.seq AND n.status IS NOT DISTINCT FROM 'pending'
+    RETURNING n.seq, n.channel, n.ordering_key
+"""
+
+
+async def withhold(db: Transaction, channel: str, judged: Judged, now: float, owner: int) -> Callable[[], set[int]]:
+    """See `Outbox.withhold`."""
+    gone: set[int] = set()
+    if judged.held:
+        found = await db.get(_OPEN, (sorted({*judged.held.values()}),))
+        still = {id_ for (id_,) in found.rows}
+        given = [(seq, silence) for seq, silence in sorted(judged.held.items()) if silence in still]
+        held = await db.get(_HOLD, (rows_text(("seq", "silence"), given),))
+        gone |= {seq for seq, *_ in held.rows}
+        make_ready(db, {(name, key) for _, name, key in held.rows})
+    fingerprints = names_text(one.transition.fingerprint for one in judged.passing)
+    rows = await db.get(_OF_ROWS, (fingerprints, storable(channel)))
+    if before := earlier(judged, rows.rows):
+        why = came_and_went(before)
+        _drop(db, [one for one in before if one.seq in why], why, now)
+        _free(db, [one for one in before if one.seq not in why], now, passes=True)
+        keys = waiting(judged, before)
+        passing = {one.seq for one in judged.passing if (one.channel, one.ordering_key) in keys}
+        gone |= passing
+        db.add(_RELEASE, (sorted(passing), owner))
+        order_again(db, keys)
+    return lambda: gone
+
+
+_RELEASE = "UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s"
+
+
+async def close(db: Transaction, now: float) -> Callable[[], list[Silence]]:
+    """See `Ledger.close_silences`."""
+    closed = await db.get(
+        "UPDATE silences SET closed_at = %s WHERE closed_at IS NULL AND ends_at <= %s RETURNING id", (now, now)
+    )
+    if not closed.rows:
+        return list
+    ids = [id_ for (id_,) in closed.rows]
+    rows = await db.get(_OF_SILENCES, (ids,))
+    held = [held_of(row) for row in rows.rows]
+    why = came_and_went(held)
+    _drop(db, [one for one in held if one.seq in why], why, now)
+    _free(db, [one for one in held if one.seq not in why and one.silence in ids], now, passes=False)
+    found = db.add(f"{SILENCE} WHERE id = ANY(%s)", (ids,))
+    return lambda: sorted((silence_of(row) for row in found.rows), key=lambda one: one.ends_at)
+
+
+_DROP = """
+    UPDATE notifications AS n SET status = 'dropped', settled_at = %s, reason = %s, detail = given.detail
+    FROM json_to_recordset(%s) AS given (seq bigint, detail text) WHERE n.seq = given.seq
+"""
+
+
+def _drop(db: Transaction, held: Sequence[Held], why: Mapping[int, str], now: float) -> None:
+    details = [(one.seq, f"{why[one.seq]} ({one.silence})") for one in held]
+    db.add(_DROP, (now, SILENCED, rows_text(("seq", "detail"), details)))
+    _count(db, "dropped", held)
+
+
+def _free(db: Transaction, held: Sequence[Held], now: float, *, passes: bool) -> None:
+    """Make held notifications pending again. Waiting does not count against `max_age`."""
+    db.add(
+        "UPDATE notifications SET status = 'pending', created_at = %s, passes = %s WHERE seq = ANY(%s)",
+        (now, int(passes), [one.seq for one in held]),
+    )
+    _count(db, "released", held)
+    order_again(db, {(one.channel, one.ordering_key) for one in held})
+
+
+def _count(db: Transaction, column: str, held: Iterable[Held]) -> None:
+    for silence, count in sorted(Counter(one.silence for one in held).items()):
+        db.add(f"UPDATE silences SET {column} = {column} + %s WHERE id = %s", (count, silence))  # noqa: S608 - fixed names

@@ -1,0 +1,202 @@
+"""Silences and what they hold, as SQL.
+
+A notification that is held has the status `held`, so that nothing which looks for pending ones finds it.
+"""
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from tocsin.ledger.base import SILENCED, Judged
+from tocsin.ledger.outbox import make_ready
+from tocsin.ledger.records import order_again
+from tocsin.ledger.windows import Key
+from tocsin.model import Kind
+from tocsin.silences import Silence, parse
+from tocsin.silences.ending import Held, came_and_went
+
+SILENCE = """
+    SELECT id, matchers, starts_at, ends_at, reason, made_by, created_at, closed_at, released, dropped FROM silences
+"""
+HELD = """
+    SELECT n.seq, n.channel, n.ordering_key, n.silence, t.alert, t.fingerprint, t.started_at, t.kind, EXISTS (
+        SELECT 1 FROM firings AS f
+        WHERE f.alert = t.alert AND f.fingerprint = t.fingerprint AND f.started_at = t.started_at
+      ) OR EXISTS (
+        SELECT 1 FROM transitions AS u JOIN notifications AS m ON m.transition = u.id
+        WHERE u.fingerprint = t.fingerprint AND u.started_at = t.started_at AND u.alert = t.alert
+          AND m.channel = n.channel AND m.status = 'pending')
+    FROM {} JOIN transitions AS t ON t.id = n.transition {}
+"""
+"""Held notifications. Whether each goes on: see `tocsin.silences.ending.Held`."""
+_OF_ROWS = HELD.format(
+    "json_each(?2) AS asked CROSS JOIN transitions AS t0 ON t0.fingerprint = asked.value"
+    " CROSS JOIN notifications AS n ON n.transition = t0.id",
+    "WHERE n.channel = ?1 AND n.status = 'held' ORDER BY n.seq",
+)
+_OF_SILENCES = HELD.format(
+    "notifications AS n",
+    "WHERE n.status = 'held' AND t.fingerprint IN (SELECT o.fingerprint FROM notifications AS m"
+    " JOIN transitions AS o ON o.id = m.transition"
+    " WHERE m.status = 'held' AND m.silence IN (SELECT value FROM json_each(?))) ORDER BY n.seq",
+)
+"""With what other silences hold of the same rows."""
+
+
+def silence_of(row: Sequence[Any]) -> Silence:
+    """A silence from the columns of `SILENCE`."""
+    id_, matchers, starts_at, ends_at, reason, by, created_at, closed_at, released, dropped = row
+    return Silence(
+        id=id_,
+        matchers=parse(matchers),
+        starts_at=starts_at,
+        ends_at=ends_at,
+        reason=reason,
+        by=by,
+        created_at=created_at,
+        closed_at=closed_at,
+        released=released,
+        dropped=dropped,
+    )
+
+
+def values(silence: Silence) -> tuple[object, ...]:
+    """The columns of a new silence."""
+    plain = (silence.id, str(silence.matchers), silence.starts_at, silence.ends_at)
+    return (*plain, silence.reason, silence.by, silence.created_at)
+
+
+def held_of(row: Sequence[Any]) -> Held:
+    """A held notification from the columns of `HELD`."""
+    *plain, kind, goes_on = row
+    return Held._make([*plain, Kind(kind), bool(goes_on)])
+
+
+# Reading.
+
+
+def unclosed(db: sqlite3.Connection) -> list[Silence]:
+    """The silences that have not been closed."""
+    return [silence_of(row) for row in db.execute(f"{SILENCE} WHERE closed_at IS NULL")]
+
+
+def listed(db: sqlite3.Connection) -> list[Silence]:
+    """See `Ledger.list_silences`."""
+    return [silence_of(row) for row in db.execute(f"{SILENCE} ORDER BY created_at DESC, id")]
+
+
+def held(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """See `Ledger.held`."""
+    counts = "SELECT silence, channel, count(*) FROM notifications WHERE status = 'held' GROUP BY silence, channel"
+    return by_silence(db.execute(counts))
+
+
+def by_silence(counts: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    """Counts by silence and channel."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for silence, channel, count in counts:
+        found[silence][channel] = count
+    return dict(found)
+
+
+# Changing.
+
+
+def add(db: sqlite3.Connection, silence: Silence) -> None:
+    """See `Ledger.silence`."""
+    db.execute(
+        "INSERT OR IGNORE INTO silences (id, matchers, starts_at, ends_at, reason, made_by, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        values(silence),
+    )
+
+
+def end(db: sqlite3.Connection, id_: str, now: float) -> bool:
+    """See `Ledger.end_silence`."""
+    ended = db.execute(
+        "UPDATE silences SET ends_at = ? WHERE id = ? AND closed_at IS NULL AND ends_at > ?", (now, id_, now)
+    )
+    return ended.rowcount > 0
+
+
+_HOLD = """
+    UPDATE notifications SET status = 'held', silence = ?1, ready_at = NULL WHERE seq = ?2 AND status = 'pending'
+      AND EXISTS (SELECT 1 FROM silences WHERE id = ?1 AND closed_at IS NULL)
+    RETURNING channel, ordering_key
+"""
+
+
+def withhold(db: sqlite3.Connection, channel: str, judged: Judged, now: float) -> set[int]:
+    """See `Outbox.withhold`."""
+    gone: set[int] = set()
+    freed = set()
+    for seq, silence in judged.held.items():
+        if (key := db.execute(_HOLD, (silence, seq)).fetchone()) is not None:
+            gone.add(seq)
+            freed.add(key)
+    make_ready(db, freed)
+    fingerprints = json.dumps([one.transition.fingerprint for one in judged.passing])
+    before = earlier(judged, db.execute(_OF_ROWS, (channel, fingerprints)))
+    if before:
+        why = came_and_went(before)
+        _drop(db, [one for one in before if one.seq in why], why, now)
+        _free(db, [one for one in before if one.seq not in why], now, passes=True)
+        keys = waiting(judged, before)
+        gone |= {one.seq for one in judged.passing if (one.channel, one.ordering_key) in keys}
+        order_again(db, keys)
+    return gone
+
+
+def earlier(judged: Judged, rows: Iterable[Sequence[Any]]) -> list[Held]:
+    """Of held notifications of the same rows those that go before one that passes. `rows`: columns of `HELD`."""
+    last = {one.transition.fingerprint: one.seq for one in sorted(judged.passing, key=attrgetter("seq"))}
+    return [one for row in rows if (one := held_of(row)).seq < last[one.fingerprint]]
+
+
+def waiting(judged: Judged, before: Iterable[Held]) -> set[Key]:
+    """The ordering keys of what passes, and waits for held notifications of its rows that go before it."""
+    rows = {one.fingerprint for one in before}
+    return {(one.channel, one.ordering_key) for one in judged.passing if one.transition.fingerprint in rows}
+
+
+def close(db: sqlite3.Connection, now: float) -> list[Silence]:
+    """See `Ledger.close_silences`."""
+    closed = db.execute(
+        "UPDATE silences SET closed_at = ? WHERE closed_at IS NULL AND ends_at <= ? RETURNING id", (now, now)
+    ).fetchall()
+    ids = json.dumps([id_ for (id_,) in closed])
+    found = [held_of(row) for row in db.execute(_OF_SILENCES, (ids,))]
+    why = came_and_went(found)
+    _drop(db, [one for one in found if one.seq in why], why, now)
+    _free(db, [one for one in found if one.seq not in why and (one.silence,) in closed], now, passes=False)
+    rows = db.execute(f"{SILENCE} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY ends_at", (ids,))  # noqa: S608 - constant
+    return [silence_of(row) for row in rows]
+
+
+def _drop(db: sqlite3.Connection, held: Sequence[Held], why: Mapping[int, str], now: float) -> None:
+    db.executemany(
+        "UPDATE notifications SET status = 'dropped', settled_at = ?, reason = ?, detail = ? WHERE seq = ?",
+        ((now, SILENCED, f"{why[one.seq]} ({one.silence})", one.seq) for one in held),
+    )
+    _count(db, "dropped", held)
+
+
+def _free(db: sqlite3.Connection, held: Sequence[Held], now: float, *, passes: bool) -> None:
+    """Make held notifications pending again. Waiting does not count against `max_age`."""
+    db.executemany(
+        "UPDATE notifications SET status = 'pending', created_at = ?, passes = ? WHERE seq = ?",
+        ((now, passes, one.seq) for one in held),
+    )
+    _count(db, "released", held)
+    order_again(db, {(one.channel, one.ordering_key) for one in held})
+
+
+def _count(db: sqlite3.Connection, column: str, held: Iterable[Held]) -> None:
+    counts = Counter(one.silence for one in held)
+    db.executemany(
+        f"UPDATE silences SET {column} = {column} + ? WHERE id = ?",  # noqa: S608 - fixed names
+        ((count, silence) for silence, count in counts.items()),
+    )
