@@ -180,7 +180,7 @@ async def test_command_copies_and_refuses_what_runs(places: Places, tmp_path: Pa
         assert f"process {tocsin.pid} on {os.uname().nodename} runs the alerts; stop it first" in errors
     await database.run("DROP SCHEMA tocsin CASCADE")
     status, output, errors = await command(tmp_path, "ledger", "copy", "ledger.db", "tocsin.yaml")
-    assert (status, "notifications: 15 of 15" in errors) == (0, True), errors
+    assert (status, "notifications: 16 of 16" in errors) == (0, True), errors
     assert "rows are the same in" in output
     status, _, errors = await command(tmp_path, "ledger", "copy", "nowhere.db", "tocsin.yaml")
     assert (status, "there is no such file" in errors) == (3, True)

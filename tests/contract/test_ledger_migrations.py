@@ -44,7 +44,9 @@ def write(path: Path, version: int) -> None:
                 (seq, f"n{seq}", seq, status, not_before),
             )
         if version >= 4:
-            db.execute("UPDATE notifications SET ordering_key = 'key ' || seq, ready_at = not_before")
+            db.execute(
+                "UPDATE notifications SET ordering_key = 'key ' || seq, ready_at = iif(seq IN (2, 4), not_before, NULL)"
+            )
         if version >= 2:
             key = "lane" if version < 4 else "ready_at = iif(seq = 6, 0, NULL), ordering_key"
             db.execute(f"UPDATE notifications SET digest = 6, {key} = 'group' WHERE seq IN (6, 7)")

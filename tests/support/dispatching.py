@@ -17,6 +17,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification, Transition
+from tocsin.silences import Silence, parse
 
 DOWN = Retry(Reason.CONNECTION, "refused")
 BUSY = Retry(Reason.IN_PROGRESS, "later")
@@ -45,6 +46,12 @@ def compose(together: Sequence[Notification]) -> Message | Rejected:
         attempts=first.attempts,
         generation=first.generation,
     )
+
+
+def labels(notification: Notification) -> dict[str, str]:
+    """Return the columns of a row as labels, and `alertname`."""
+    order, note = notification.transition.row
+    return {"alertname": notification.transition.alert, "order": order or "", "note": note or ""}
 
 
 class FaultyLedger:
@@ -115,6 +122,7 @@ class DispatcherHarness:
             policy=Policy(**{**_POLICY, **policy}),
             ledger=ledger or self.ledger,
             compose=compose,
+            labels=labels,
             metrics=self.metrics,
             since=self.clock(),
             clock=self.clock,
@@ -176,6 +184,21 @@ class DispatcherHarness:
     async def change(self, action: str, ids: Sequence[str]) -> None:
         """Retry or drop as another process does."""
         await getattr(self.ledger, action)(ids)
+        for dispatcher in self.dispatchers:
+            dispatcher.rescan()
+
+    async def silence(self, matchers: str, *, start: float = 0.0, seconds: float = 100.0) -> str:
+        """Make a silence as another process does, from `start` seconds on; its id."""
+        begin, id_ = self.clock.now + start, f"silence of {matchers}"
+        made = Silence(id=id_, matchers=parse(matchers), starts_at=begin, ends_at=begin + seconds, reason="work")
+        await self.ledger.silence(made)
+        for dispatcher in self.dispatchers:
+            dispatcher.rescan()
+        return id_
+
+    async def close_silences(self) -> None:
+        """Do what a process does every second."""
+        await self.ledger.close_silences()
         for dispatcher in self.dispatchers:
             dispatcher.rescan()
 

@@ -45,6 +45,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_test(commands)
     _add_live(commands)
     _add_outbox(commands)
+    _add_silence(commands)
     _add_ledger(commands)
     instances = _add(commands, "instances", "instances", "show which processes share the ledger", examples.INSTANCES)
     _finish(instances, json="print JSON, one object a line")
@@ -140,6 +141,32 @@ def _add_outbox(commands: _Commands) -> None:
         _flag(action, "--all", "all dead letters")
         action.add_argument("--channel", help="with --all: only this channel")
     for action in (listing, show, retry, drop):
+        _finish(action, json="print JSON")
+
+
+def _add_silence(commands: _Commands) -> None:
+    silence = _add(commands, "silence", "silence", "hold back notifications for a time", examples.SILENCE)
+    actions = silence.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = _add(actions, "add", "silence", "hold back what matches", examples.SILENCE_ADD)
+    listing = _add(actions, "list", "silence", "list silences, newest first", examples.SILENCE_LIST)
+    show = _add(
+        actions, "show", "silence", "show a silence, and the notifications that it holds", examples.SILENCE_SHOW
+    )
+    end = _add(actions, "end", "silence", "end a silence now", examples.SILENCE_END)
+    preview = _add(actions, "preview", "silence", "show what matches now", examples.SILENCE_PREVIEW)
+    for action in (add, preview):
+        action.add_argument("matchers", help="""as in Alertmanager: 'alertname="late_orders", customer=~"A.*"'""")
+    for action in (show, end):
+        action.add_argument("id", help="the id of the silence, or how it begins")
+    add.add_argument("--reason", required=True, help="why, for those who find it")
+    ends = add.add_mutually_exclusive_group(required=True)
+    ends.add_argument("--for", dest="duration", metavar="DURATION", help="how long, as 30m, 2h or 1d")
+    ends.add_argument("--until", metavar="TIME", help="until when, as 2026-12-01T22:00Z")
+    add.add_argument("--start", metavar="TIME", help="from when, or from now as 30m (default: now)")
+    add.add_argument("--by", metavar="NAME", help="who made it (default: the user of this command)")
+    _flag(listing, "--all", "also those that have ended")
+    _number(show, "how many notifications to show at most (default: 50)")
+    for action in (add, listing, show, end, preview):
         _finish(action, json="print JSON")
 
 

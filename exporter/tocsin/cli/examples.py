@@ -8,6 +8,7 @@ examples:
   tocsin alerts                show what is firing now
   tocsin outbox list --dead    list dead letters with their reasons
   tocsin history late_orders   show what fired, when, and which channels were notified
+  tocsin silence add 'alertname="late_orders"' --for 2h --reason 'the warehouse moves'
 
 exit status:
   0 success   1 failure, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
@@ -138,6 +139,52 @@ examples:
   tocsin outbox drop --all --channel people
 
 A dropped notification is not sent. With --all, only dead letters are dropped.
+"""
+
+SILENCE = """\
+examples:
+  tocsin silence preview 'alertname="late_orders", customer=~"A.*"'
+  tocsin silence add 'alertname="late_orders"' --for 2h --reason 'the warehouse moves'
+  tocsin silence list
+  tocsin silence end 3f9c0a7be8d1
+
+A silence holds back the notifications that match. Gauges, the status page and the outbox go on. What came and went
+meanwhile is dropped at its end, the rest is sent then. Works on the ledger, whether Tocsin runs or not.
+"""
+
+SILENCE_ADD = """\
+examples:
+  tocsin silence add 'alertname="late_orders"' --for 2h --reason 'the warehouse moves'
+  tocsin silence add '{customer!="Ann", severity=~"info|warning"}' --until 2026-12-01T22:00Z --reason audit
+  tocsin silence add 'alertname=~".+"' --start 30m --for 1h --reason 'update of the database'
+
+Labels are those of the alert and `alertname`. A running Tocsin applies it within a second, also to what is pending.
+"""
+
+SILENCE_LIST = """\
+examples:
+  tocsin silence list
+  tocsin silence list --all
+
+Those that have ended are kept for `ledger.history`.
+"""
+
+SILENCE_SHOW = """\
+example:
+  tocsin silence show 3f9c0a7be8d1
+"""
+
+SILENCE_END = """\
+example:
+  tocsin silence end 3f9c0a7be8d1
+
+What came and went while it was held is dropped; the rest is sent, in order. A running Tocsin does so within a second.
+"""
+
+SILENCE_PREVIEW = """\
+examples:
+  tocsin silence preview 'alertname="late_orders", customer=~"A.*"'
+  tocsin silence preview 'severity!="critical", alertname=~".+"' --json
 """
 
 HISTORY = """\

@@ -21,6 +21,7 @@ from tocsin.web.live import Live
 from tocsin.web.page import PageApi
 from tocsin.web.readers import Readers
 from tocsin.web.rows import Listing
+from tocsin.web.silences import SilencesApi
 from tocsin.web.views import text
 
 log = structlog.get_logger(__name__)
@@ -60,6 +61,7 @@ def build(
     api = Api(process=process, guard=guard, readers=readers, version=version, since=clock(), clock=clock)
     live = Live(process, clock=clock)
     shown = PageApi(process=process, guard=guard, live=live, listing=Listing(process), version=version, clock=clock)
+    silences = SilencesApi(process=process, guard=guard)
     operations = _Operations(process=process, page=page, guard=guard, readers=readers, clock=clock)
 
     async def end_streams(_: web.Application) -> None:
@@ -70,7 +72,7 @@ def build(
         response.headers.update(_HEADERS)
         response.headers.update(guard.rules.headers)
 
-    application.add_routes([*operations.routes(), *api.routes(), *shown.routes(), *_static()])
+    application.add_routes([*operations.routes(), *api.routes(), *silences.routes(), *shown.routes(), *_static()])
     application.cleanup_ctx.append(shown.running)
     application.on_response_prepare.append(secure)
     application.on_shutdown.append(end_streams)

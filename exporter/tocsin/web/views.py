@@ -5,7 +5,7 @@ annotation of this name, is there if the alert has it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Episode, Record
 from tocsin.ledger.sharing import Instance
 from tocsin.model import Columns, Kind, Row, Transition
+from tocsin.silences import Silence
 from tocsin.templates import Template
 from tocsin.values import jsonable, number, reader
 
@@ -186,6 +187,25 @@ def failure(found: Failure) -> Json:
         "count": found.count,
         "alert": found.alert,
         "id": found.notification,
+    }
+
+
+def silence(found: Silence, held: Mapping[str, int], now: float) -> Json:
+    """Return one silence. `held`: how many notifications it holds, by channel. `released` and `dropped`: what became of
+    those that it has held."""
+    return {
+        "id": found.id,
+        "state": found.state(now).value,
+        "matchers": str(found.matchers),
+        "starts_at": wall_time(found.starts_at),
+        "ends_at": wall_time(found.ends_at),
+        "reason": found.reason,
+        "by": found.by,
+        "created_at": wall_time(found.created_at),
+        "held": {channel: held[channel] for channel in sorted(held)},
+        "closed_at": wall_time(found.closed_at),
+        "released": found.released,
+        "dropped": found.dropped,
     }
 
 

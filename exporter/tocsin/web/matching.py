@@ -1,0 +1,70 @@
+"""What matchers of a silence match now."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tocsin.alert import Alert
+from tocsin.firing import Phase
+from tocsin.ledger.base import Filter, Ledger, Status
+from tocsin.silences import Matchers
+from tocsin.web import views
+
+_SHOWN = 20
+"""Rows that are shown."""
+_MOST = 10_000
+"""Pending notifications that are compared."""
+_STEP = 200
+"""Rows that are compared at once."""
+
+
+@dataclass(slots=True)
+class Matched:
+    """What matches now."""
+
+    firing: Counter[str] = field(default_factory=Counter)
+    """Rows that fire, by alert."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Some of them, as `views.firings` makes them."""
+    pending: Counter[str] = field(default_factory=Counter)
+    """Pending notifications, by channel."""
+
+    def json(self, matchers: Matchers) -> dict[str, Any]:
+        """As the API returns it."""
+        return {
+            "matchers": str(matchers),
+            "firing": dict(self.firing),
+            "rows": self.rows,
+            "pending": dict(self.pending),
+        }
+
+
+async def matched(
+    matchers: Matchers,
+    rows: Iterable[dict[str, Any]],
+    ledger: Ledger | None,
+    alert: Callable[[str], Alert | None],
+) -> Matched:
+    """Find what matches. `rows`: those that fire, as `views.firings` makes them. Raises LedgerError."""
+    found = Matched()
+    for number, row in enumerate(rows):
+        if number % _STEP == 0:
+            await asyncio.sleep(0)
+        if row["phase"] != Phase.PENDING and matchers.match(_labels(row)):
+            found.firing[row["alert"]] += 1
+            if len(found.rows) < _SHOWN:
+                found.rows.append(row)
+    records = [] if ledger is None else await ledger.find(Filter(status=Status.PENDING, limit=_MOST))
+    for number, record in enumerate(records):
+        if number % _STEP == 0:
+            await asyncio.sleep(0)
+        shown = views.RowView(alert(record.alert), record.columns).shown(record.row)
+        found.pending[record.channel] += matchers.match(_labels({"alert": record.alert, **shown}))
+    found.pending = +found.pending
+    return found
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"alertname": row["alert"], **row["labels"]}
