@@ -181,10 +181,11 @@ def running() -> Metrics:
     for name in ("late", "lost"):
         metrics.alert(name).status = lambda: LATE
         metrics.channel(f"{name} people").state = lambda: ChannelState(
-            state="up", pending=1, oldest_pending=7.0, dead=3, missing=2
+            state="up", pending=1, oldest_pending=7.0, silenced=4, oldest_silenced=8.0, dead=3, missing=2
         )
     metrics.alert("late").missing_column("customer")
     metrics.source("queue")
+    metrics.silences = lambda: {"active": 1, "pending": 0}
     return metrics
 
 
