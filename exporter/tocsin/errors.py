@@ -175,5 +175,6 @@ class Reason(StrEnum):
     INTERNAL = "internal"
     TOO_EARLY = "too_early"
     EXHAUSTED = "exhausted"
+    CRASHED = "crashed"
     EXPIRED = "expired"
     UNROUTED = "unrouted"

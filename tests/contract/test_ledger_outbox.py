@@ -36,6 +36,22 @@ async def test_repeated_settlement_is_one_attempt(ledger: Ledger, clock: Clock) 
     assert len(await ledger.attempts(notification.id)) == (await record(ledger, notification)).attempts == 1
 
 
+async def test_attempts_that_never_ended_are_counted(ledger: Ledger, clock: Clock) -> None:
+    """An attempt that ended is no reason for doubt; nor is one before an operator's retry."""
+    (notification,) = await fired(ledger, "1")
+    id_ = notification.id
+    assert await ledger.begin(id_) == 0
+    await ledger.end(id_)
+    assert [await ledger.begin(id_) for _ in range(3)] == [0, 1, 2]
+    assert [one.reason for one in await ledger.attempts(id_)] == ["unfinished"] * 3
+    await ledger.end(id_)
+    assert await ledger.begin(id_) == 2
+    await ledger.settle([settlement(notification, Status.DEAD, at=clock.now)])
+    clock.advance(1)
+    await ledger.retry([id_])
+    assert await ledger.begin(id_) == 0
+
+
 async def test_previous_ids_are_of_episode_and_channel(ledger: Ledger) -> None:
     both = ("hook", "mail")
     fired = await ledger.commit(commit([transition(), transition("2")], to=both))

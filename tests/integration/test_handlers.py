@@ -24,6 +24,8 @@ pytestmark = pytest.mark.e2e
 
 LOCAL = """
 import asyncio
+import os
+import time
 from pathlib import Path
 from tocsin.handlers import Reject
 
@@ -48,6 +50,12 @@ def flaky(envelope):
     if not (FOLDER / "fixed").exists():
         raise ValueError("out of order")
     return "fixed"
+
+def fatal(envelope):
+    _note("fatal", envelope)
+    if envelope["row"]["id"] == 4:
+        os._exit(70)
+    time.sleep(0.05)
 
 def slow(envelope):
     _note("begun", envelope)
@@ -200,3 +208,28 @@ async def test_hanging_call_does_not_block_shutdown(harness: Harness) -> None:
         assert await tocsin.stop() == 0
         assert tocsin.logged("handlers still run and are abandoned", "calls=1")
     (harness.directory / "go").touch()
+
+
+async def test_notification_that_ends_its_process_is_given_up_on(harness: Harness) -> None:
+    """Others that were under way at the same time are delivered, each alone."""
+    for number in range(2, 9):
+        harness.orders.insert((str(number), "Bob", "20"))
+    harness.config["channels"] = {"fatal": local(harness, "fatal", max_attempts=None, concurrency=8)}
+    harness.alert["notify"] = ["fatal"]
+    for _ in range(3):
+        async with harness.run() as tocsin:
+            assert await tocsin.exited() == 70
+    async with harness.run() as tocsin:
+
+        async def settled() -> bool:
+            listed = (await tocsin.json("/api/v1/notifications"))["notifications"]
+            recorded = {one["row"]["id"]: (one["status"], one["reason"]) for one in listed}
+            assert recorded == dict.fromkeys(range(1, 9), ("delivered", "")) | {4: ("dead", "crashed")}
+            return True
+
+        await until_some(settled)
+        [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+        assert dead["detail"].startswith("the process ended during 3 attempts")
+    calls = (harness.directory / "fatal").read_text().splitlines()
+    assert calls.count("fired 4") == 3
+    assert max(calls.count(f"fired {number}") for number in range(1, 9)) == 3

@@ -16,6 +16,7 @@ from tocsin.app.fleet import Fleet
 from tocsin.channels.base import Channel, Level
 from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher, Setup
+from tocsin.dispatch.careful import Careful
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger.base import Backlog, Ledger
@@ -116,7 +117,7 @@ class Outputs:
                 one = Dispatcher(
                     Setup(
                         name=name,
-                        channel=built,
+                        channel=Careful(built, ledger) if built.may_end_process else built,
                         policy=build.policy(channel),
                         ledger=ledger,
                         compose=build.composer(channel, views, ledger.now),

@@ -134,6 +134,10 @@ class Channel(Output, Protocol):
     needs_previous_ids: AbstractSet[Kind] = frozenset()
     """The kinds of notification that need `Message.previous_ids`; each costs a query."""
 
+    may_end_process: bool = False
+    """Whether it calls code that is not Tocsin's in this process, which may end it. Then messages are sent one by one,
+    and the ledger has a note of each attempt before it begins. Not for a `BatchingChannel`."""
+
     def batch_size(self, pending: int) -> int:
         """How many of `pending` messages to send in the next call, at least one."""
         return min(pending, 1)

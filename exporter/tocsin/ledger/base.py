@@ -26,6 +26,9 @@ and channels wait for it, and an attempt costs little."""
 SILENCED = "silenced"
 """The reason of notifications that a silence holds, or has held until they were dropped."""
 
+UNFINISHED = "unfinished", "the process ended during this attempt, or it is still under way"
+"""Reason and detail of an attempt that has begun and not ended."""
+
 MOST_MERGED = 500
 """The most notifications in one message. The rest of a digest goes in the next one."""
 
@@ -265,6 +268,15 @@ class Outbox(Protocol):
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         """Write which claimed notifications (by `seq`) go in one request, before it is sent."""
+        ...
+
+    async def begin(self, id_: str) -> int:
+        """Note that an attempt to send a notification begins, which may end this process. Returns how many such
+        attempts before it have not ended since it became pending."""
+        ...
+
+    async def end(self, id_: str) -> None:
+        """Note that the attempt has ended."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
+from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Claimed, Settlement, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.rows import NOTIFICATION, Shapes
 from tocsin.ledger.windows import Key
@@ -105,6 +105,29 @@ def bind(db: sqlite3.Connection, requests: Sequence[Sequence[int]]) -> None:
         "UPDATE notifications SET request = ? WHERE seq = ? AND status = 'pending'",
         ((members[0], seq) for members in requests for seq in members),
     )
+
+
+_UNFINISHED = """
+    SELECT count(*) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq
+    WHERE n.id = ? AND a.reason = ? AND a.at >= n.created_at
+"""
+_BEGIN = "INSERT INTO attempts SELECT seq, ?, ?, ? FROM notifications WHERE id = ?"
+_END = """
+    DELETE FROM attempts WHERE rowid = (
+      SELECT max(a.rowid) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq WHERE n.id = ? AND a.reason = ?)
+"""
+
+
+def begin(db: sqlite3.Connection, id_: str, now: float) -> int:
+    """See `Outbox.begin`."""
+    before: int = one(db, _UNFINISHED, id_, UNFINISHED[0])
+    db.execute(_BEGIN, (now, *UNFINISHED, id_))
+    return before
+
+
+def end(db: sqlite3.Connection, id_: str) -> None:
+    """See `Outbox.end`."""
+    db.execute(_END, (id_, UNFINISHED[0]))
 
 
 # Settling.

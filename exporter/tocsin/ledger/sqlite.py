@@ -178,6 +178,13 @@ class SqliteLedger:
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         await self._keep(lambda db: outbox.bind(db, requests))
 
+    async def begin(self, id_: str) -> int:
+        now = self._clock()
+        return await self._keep(lambda db: outbox.begin(db, id_, now))
+
+    async def end(self, id_: str) -> None:
+        await self._keep(lambda db: outbox.end(db, id_))
+
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
         more = await self._keep(lambda db: outbox.settle(db, settlements))
         for settlement in settlements:

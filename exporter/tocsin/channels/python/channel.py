@@ -55,6 +55,8 @@ class Python(Channel):
     ends, and its result then answers the next attempt.
     """
 
+    may_end_process = True
+
     def __init__(self, name: str, config: Config, handler: Handler, routes: Mapping[str, Options]) -> None:
         self._name = name
         self._config = config

@@ -201,6 +201,13 @@ class PostgresLedger:
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         await self._keep(plain(lambda db: outbox.bind(db, requests)))
 
+    async def begin(self, id_: str) -> int:
+        now = self._clock()
+        return await self._keep(answering(lambda db: outbox.begin(db, id_, now)))
+
+    async def end(self, id_: str) -> None:
+        await self._keep(plain(lambda db: outbox.end(db, id_)))
+
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
         more = await self._keep(answering(lambda db: outbox.settle(db, settlements)), locks=True)
         for settlement in settlements:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
-from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
+from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Claimed, Settlement, Status
 from tocsin.ledger.outbox import Read
 from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable
@@ -155,6 +155,30 @@ def bind(db: Transaction, requests: Sequence[Sequence[int]]) -> None:
     """See `Outbox.bind`. A request has the number of its first member."""
     rows = [(members[0], seq) for members in requests for seq in members]
     db.add(_BIND, (rows_text(("request", "seq"), rows),))
+
+
+_UNFINISHED = """
+    SELECT count(*) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq
+    WHERE n.id = %s AND a.reason = %s AND a.at >= n.created_at
+"""
+_BEGIN = "INSERT INTO attempts (seq, at, reason, detail) SELECT seq, %s, %s, %s FROM notifications WHERE id = %s"
+_END = """
+    DELETE FROM attempts WHERE number = (
+      SELECT max(a.number) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq
+      WHERE n.id = %s AND a.reason = %s)
+"""
+
+
+def begin(db: Transaction, id_: str, now: float) -> Callable[[], int]:
+    """See `Outbox.begin`."""
+    before = db.add(_UNFINISHED, (id_, UNFINISHED[0]))
+    db.add(_BEGIN, (now, *UNFINISHED, id_))
+    return lambda: int(before.rows[0][0])
+
+
+def end(db: Transaction, id_: str) -> None:
+    """See `Outbox.end`."""
+    db.add(_END, (id_, UNFINISHED[0]))
 
 
 # Settling.
