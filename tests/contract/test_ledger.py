@@ -288,6 +288,8 @@ async def test_episode_has_start_end_and_deliveries(ledger: Ledger) -> None:
     assert (oldest.started_at, oldest.ended_at, oldest.firing, oldest.kind) == (1000, 5000, False, "resolved")
     assert oldest.deliveries == {("hook", Status.DELIVERED): 2, ("mail", Status.PENDING): 2}
     assert oldest.columns == COLUMNS
+    assert await ledger.ended(5000, 10) == [("late", 1000, 5000)]
+    assert await ledger.ended(5001, 10) == []
 
 
 async def only_episode(ledger: Ledger) -> Episode:
@@ -327,3 +329,4 @@ async def test_event_is_an_episode_of_its_own(ledger: Ledger) -> None:
     assert [(one.started_at, one.ended_at) for one in await ledger.episodes("late", 1)] == [(3000, 3000)]
     assert len(await ledger.episodes("late", 10)) == 2
     assert await ledger.episodes("early", 10) == []
+    assert await ledger.ended(0, 1) == [("late", 3000, 3000)], "the latest"

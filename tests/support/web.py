@@ -134,6 +134,11 @@ class FakeLedger:
         self._check()
         return [episode for episode in self.history if episode.alert == alert][:limit]
 
+    async def ended(self, since: int, limit: int) -> list[tuple[str, int, int]]:
+        self._check()
+        ends = [(one.alert, one.started_at, one.ended_at) for one in self.history if one.ended_at is not None]
+        return [one for one in ends if one[2] >= since][:limit]
+
     async def retry(self, ids: Sequence[str]) -> int:
         return self._remove(ids, {Status.DEAD, Status.DROPPED})
 
@@ -152,7 +157,8 @@ class FakeLedger:
 
 class FakeProcess:
     """Answers from lists. `summary`: the annotation of each alert; `received`: the requests that brought events;
-    `refusal`: why the next ones are refused; `reading`: requests whose body is being read."""
+    `refusal`: why the next ones are refused; `reading`: requests whose body is being read; `asked`: how often it was
+    asked whether it is ready."""
 
     def __init__(self) -> None:
         self.feed = Feed()
@@ -171,8 +177,7 @@ class FakeProcess:
         self.summary: str | None = None
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refusal: Exception | None = None
-        self.reading = self.reloads = self.rescans = 0
-        self.ready = lambda: self.reasons
+        self.reading = self.reloads = self.rescans = self.asked = 0
         self.warnings = lambda: self.notes
         self.alerts = lambda: self.alert_list
         self.channels = lambda: self.channel_list
@@ -191,6 +196,10 @@ class FakeProcess:
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
         return views.firings(self.fired.get(alert, [])[:limit], self.alert(alert), COLUMNS)
+
+    def ready(self) -> Sequence[str]:
+        self.asked += 1
+        return self.reasons
 
     def rows(self, alert: str) -> Rows | None:
         if alert not in self.fired:

@@ -355,6 +355,10 @@ class Ledger(Outbox, Protocol):
         """The latest episodes of an alert, newest first, as far back as notifications are kept."""
         ...
 
+    async def ended(self, since: int, limit: int) -> list[tuple[str, int, int]]:
+        """The latest firings that ended since a source time in ms, and events: alert, start and end in source ms."""
+        ...
+
     async def retry(self, ids: Sequence[str]) -> int:
         """Make dead or dropped notifications pending again, with no attempts counted, and with another idempotency key
         where the receiver rejected them. Returns how many."""

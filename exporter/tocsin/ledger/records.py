@@ -83,6 +83,15 @@ def deliveries(counts: Iterable[tuple[str, str, int]]) -> Mapping[tuple[str, Sta
     return found
 
 
+def ended(db: sqlite3.Connection, since: int, limit: int) -> list[tuple[str, int, int]]:
+    """See `Ledger.ended`. A scan, as `episodes` is."""
+    return db.execute(
+        "SELECT alert, started_at, at FROM transitions WHERE kind IN ('resolved', 'event') AND at >= ?"
+        " ORDER BY id DESC LIMIT ?",
+        (since, limit),
+    ).fetchall()
+
+
 _NEWEST = """
     SELECT kind, at, shape, row FROM transitions WHERE fingerprint = ? AND started_at = ? AND alert = ?
     ORDER BY at DESC, CASE kind WHEN 'resolved' THEN 1 WHEN 'repeated' THEN 2 ELSE 0 END, id DESC LIMIT 1

@@ -229,6 +229,9 @@ class SqliteLedger:
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
         return await self._search(lambda db: records.episodes(db, self._shapes, alert, limit))
 
+    async def ended(self, since: int, limit: int) -> list[tuple[str, int, int]]:
+        return await self._search(lambda db: records.ended(db, since, limit))
+
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
         return await self._change(lambda db: records.retry(db, ids, now))

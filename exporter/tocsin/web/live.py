@@ -10,11 +10,15 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+from tocsin.errors import LedgerError
+from tocsin.firing import Firing, Phase
 from tocsin.model import Transition
 from tocsin.web import views
 from tocsin.web.base import Process
-from tocsin.web.timeline import STEP, Timelines
+from tocsin.web.timeline import SLOTS, STEP, Timelines
 
+_RESTORED = 50_000
+"""Ended firings that are read from the ledger at the start."""
 _SHORTEST, _LONGEST = 0.25, 1.0
 """Seconds between two comparisons of the state."""
 _SHOWN = 40
@@ -39,12 +43,15 @@ class Live:
         self._soon = asyncio.Event()
         """Set when transitions came."""
         self._closed = False
+        self._ended: dict[str, list[tuple[float, float]]] | None = None
+        """The spans that the ledger has of the time before the start, by alert."""
         process.feed.observers.append(self._observe)
 
     async def run(self) -> None:
         """Take samples, and compare the state while there are readers, until cancelled."""
         while True:
             self._compare()
+            await self._restore()
             await asyncio.sleep(_SHORTEST)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LONGEST - _SHORTEST):
@@ -117,9 +124,38 @@ class Live:
             self._parts = {**kept, **{name: (self._version, texts[name]) for name in changed}}
             self._announce()
 
+    async def _restore(self) -> None:
+        """Fill the timelines before the start, of alerts whose rows are known now."""
+        lacking = set(self.timelines.lacking())
+        known = [alert["name"] for alert in self._process.alerts() if alert["state"] in ("up", "refusing")]
+        todo = [name for name in known if name in lacking]
+        if not todo:
+            return
+        ledger, began = self._process.ledger, self.timelines.began
+        if self._ended is None:
+            ended = []
+            if ledger is not None:
+                with contextlib.suppress(LedgerError):  # it shows as down, and a chart lacks a part
+                    ended = await ledger.ended(round((began - STEP * SLOTS) * 1000), _RESTORED)
+            self._ended = {}
+            for name, start, end in ended:
+                self._ended.setdefault(name, []).append((start / 1000, end / 1000))
+        for name in todo:
+            rows, spans = self._process.rows(name), self._ended.pop(name, [])
+            try:
+                spans += [(one.started_at / 1000, began) for one in (rows.firings if rows else ()) if _fires(one)]
+            except RuntimeError:  # a thread applies a large batch
+                self._ended[name] = spans
+                continue
+            self.timelines.restore(name, spans)
+
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def _fires(firing: Firing) -> bool:
+    return firing.phase in (Phase.FIRING, Phase.KEEPING)
 
 
 def _without_clock(alert: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ which rows fired then. Whether Tocsin ran, and what was pending, is not known of
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate
 from typing import Any
 
 STEP = 60
@@ -36,15 +36,6 @@ _ALERT = {"up": Mark.QUIET}
 _CHANNEL = {"up": Mark.QUIET, "failing": Mark.TROUBLE, "removed": Mark.UNKNOWN}
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """That a row fired, from its start to its end, in wall-clock seconds."""
-
-    alert: str
-    start: float
-    end: float
-
-
 class _Track:
     """The slots of one alert or channel, oldest first from `slot % SLOTS` on."""
 
@@ -57,6 +48,7 @@ class _Track:
         self.counted = 0
         """Events when they were last counted."""
         self.delayed: tuple[int, float] | None = None
+        self.restored = False
 
     def clear(self, place: int) -> None:
         self.marks[place] = self.firing[place] = self.pending[place] = self.delays[place] = 0
@@ -113,18 +105,27 @@ class Timelines:
                 _raise(track, place, Mark.FIRING)
                 track.firing[place] = max(track.firing[place], 1)
 
-    def restore(self, spans: Iterable[Span]) -> None:
-        """Fill the time before the start with what fired then."""
-        oldest = self._first - SLOTS + 1
-        for span in spans:
-            track = self._alerts.get(span.alert)
-            if track is None:
-                continue
-            for slot in range(max(oldest, int(span.start // STEP)), min(self._first, int(span.end // STEP) + 1)):
-                if slot > self.slot - SLOTS:
-                    place = slot % SLOTS
-                    track.marks[place] = Mark.FIRING
-                    track.firing[place] += 1
+    def lacking(self) -> list[str]:
+        """The alerts whose time before the start is not filled."""
+        return [name for name, track in self._alerts.items() if not track.restored]
+
+    def restore(self, alert: str, spans: Iterable[tuple[float, float]]) -> None:
+        """Fill the time before the start of an alert with the spans in which rows fired, in seconds."""
+        track = self._alerts.get(alert)
+        if track is None or track.restored:
+            return
+        track.restored = True
+        oldest, until = max(self._first, self.slot) - SLOTS + 1, self._first
+        changes = [0] * (SLOTS + 1)  # of the number that fires, by slot since the oldest
+        for start, end in spans:
+            first, last = max(oldest, int(start // STEP)), min(until - 1, int(end // STEP))
+            if first <= last:
+                changes[first - oldest] += 1
+                changes[last + 1 - oldest] -= 1
+        for slot, firing in zip(range(oldest, until), accumulate(changes), strict=False):
+            if firing:
+                track.marks[slot % SLOTS] = Mark.FIRING
+                track.firing[slot % SLOTS] = firing
 
     def shown(self, now: float, hours: int) -> dict[str, Any]:
         """Return the last hours as JSON: for each alert and channel the marks as a text of digits, and the counts where

@@ -250,6 +250,9 @@ class PostgresLedger:
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
         return await self._read(lambda db: records.episodes(db, alert, limit))
 
+    async def ended(self, since: int, limit: int) -> list[tuple[str, int, int]]:
+        return await self._read(lambda db: records.ended(db, since, limit))
+
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
         return await self._change(lambda db: records.retry(db, ids, now))

@@ -77,6 +77,16 @@ async def attempts(db: Transaction, id_: str) -> Callable[[], list[Attempt]]:
     return lambda: [Attempt(at=at, reason=reason, detail=detail) for at, reason, detail in found.rows]
 
 
+async def ended(db: Transaction, since: int, limit: int) -> Callable[[], list[tuple[str, int, int]]]:
+    """See `Ledger.ended`."""
+    found = db.add(
+        "SELECT alert, started_at, at FROM transitions WHERE kind IN ('resolved', 'event') AND at >= %s"
+        " ORDER BY id DESC LIMIT %s",
+        (since, limit),
+    )
+    return lambda: [(alert, started_at, at) for alert, started_at, at in found.rows]
+
+
 _EPISODES = """
     WITH latest AS (
       SELECT fingerprint, started_at FROM transitions WHERE alert = %(alert)s
