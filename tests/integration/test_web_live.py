@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tocsin.web.connections import Limits
 from tocsin.web.live import Live
 
 
-async def messages(client: Client) -> AsyncIterator[dict[str, Any]]:
+async def messages(client: Client) -> AsyncGenerator[dict[str, Any], None]:
     """What the stream sends."""
     async with client.get("/api/v1/live") as response:
         assert response.content_type == "text/event-stream"

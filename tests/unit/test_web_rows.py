@@ -1,5 +1,6 @@
 """Searching, filtering, sorting and paging of the rows that fire."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from support.crowd import NAMES, Crowd, fired
 from support.web import FakeProcess
-from tocsin.firing import Phase
+from tocsin.firing import Firing, Phase
 from tocsin.web.rows import Listing, Query
 
 
@@ -104,10 +105,10 @@ async def test_rows_that_a_thread_changes_are_as_before(process: Crowd) -> None:
     rows = process.rows(NAMES[0])
     assert rows is not None
     process.fired[NAMES[0]] = process.fired[NAMES[0]][:1]
-    process.rows = lambda _: replace(rows, firings=_raising())  # type: ignore[method-assign]
+    process.rows = lambda _: replace(rows, firings=_raising())  # type: ignore[assignment,method-assign]
     assert (await listing.find(Query()))["known"] == 22
 
 
-def _raising() -> Any:
+def _raising() -> Iterator[Firing]:
+    yield fired(0)
     raise RuntimeError("dictionary changed size during iteration")
-    yield
