@@ -59,6 +59,9 @@ class Batch:
     """The snapshot is a regular poll of a source without history, so its distance to the last frontier is not a gap."""
     note: str = ""
     """What of the source does not work although rows arrive; empty for nothing."""
+    replaced: str = ""
+    """How the relation that these rows come from differs from the one of the batch before; empty: it does not, or it is
+    not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from tocsin.ledger.base import Commit, Filter, Stored
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Batch, Column, Kind, Notification, Row
 from tocsin.pipeline import resume
-from tocsin.pipeline.rows import firing_rule
+from tocsin.pipeline.indexes import firing_rule
 
 SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
 PROGRESS = Batch(updates=[], frontier=20)

@@ -29,6 +29,10 @@ class AlertStatus:
     """Why it is not known whether the rows are those of the configured relation."""
     note: str = ""
     """What of the source does not work although rows arrive; see `Batch.note`."""
+    last_error: str = ""
+    """The last fault of the source since the start, also if it is over, or how its relation was replaced."""
+    last_error_at: float | None = None
+    """When that was, in wall-clock seconds."""
     leads: bool | None = None
     """Whether this process leads it; None for an alert on events, which all processes take."""
     firing: int = 0

@@ -13,7 +13,7 @@ from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
 from tocsin.ledger.sharing import Sharing
-from tocsin.model import Address, Columns, Notification, Row, Transition
+from tocsin.model import Address, Columns, Kind, Notification, Row, Transition
 from tocsin.silences import OpenSilences, Silence
 
 Routed: TypeAlias = tuple[Transition, Sequence[Address]]
@@ -149,11 +149,37 @@ class Record:
     reason: str
     detail: str
     digest: int | None
+    generation: int = 0
+    ordering_key: str = ""
     silence: str | None = None
     """The silence that holds it, pending as it is. `reason` is then `SILENCED`."""
     columns: Columns
     row: Row
     previous: Row | None
+
+    @property
+    def transition(self) -> Transition:
+        """What it is about."""
+        key, times = (self.alert, self.fingerprint, Kind(self.kind)), (self.started_at, self.at)
+        return Transition(*key, *times, self.columns, self.row, self.previous)
+
+    @property
+    def notification(self) -> Notification:
+        """As a channel is sent it."""
+        same = ("seq", "id", "channel", "ordering_key", "digest", "attempts", "created_at", "not_before", "generation")
+        return Notification(transition=self.transition, **{name: getattr(self, name) for name in same})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What is pending of one ordering key of a channel."""
+
+    count: int = 0
+    first: Sequence[Record] = ()
+    """The first of them, in the order in which they are sent; at most `MOST_MERGED`."""
+    due: float | None = None
+    """When the window of the ordering key ends (`interval`): before that, a new notification waits in a digest. None:
+    there is no window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +218,9 @@ class Filter:
     status: Status | None = None
     channel: str | None = None
     alert: str | None = None
+    reason: str | None = None
+    """Why the last attempt failed."""
+    fingerprint: str | None = None
     id: str | None = None
     id_prefix: str | None = None
     """How the id begins."""
@@ -349,6 +378,10 @@ class Ledger(Outbox, Protocol):
 
     async def attempts(self, id_: str) -> list[Attempt]:
         """The latest failed attempts of a notification, oldest first."""
+        ...
+
+    async def line(self, channel: str, ordering_key: str) -> Line:
+        """What is pending of an ordering key."""
         ...
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:

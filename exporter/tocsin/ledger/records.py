@@ -10,7 +10,8 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
+from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
+from tocsin.ledger.opening import one
 from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.rows import RECORD, Shapes, row_of, status_of
 from tocsin.ledger.windows import Key
@@ -41,6 +42,8 @@ def find(db: sqlite3.Connection, shapes: Shapes, wanted: Filter) -> list[Record]
         "(n.status = ?1 OR ?1 = 'pending' AND n.status = 'held')": wanted.status,
         "n.channel = ?": wanted.channel,
         "t.alert = ?": wanted.alert,
+        "n.reason = ?": wanted.reason,
+        "t.fingerprint = ?": wanted.fingerprint,
         "n.id = ?": wanted.id,
         "n.id >= ?": wanted.id_prefix,
         "n.id < ? || '~'": wanted.id_prefix,
@@ -61,6 +64,18 @@ def attempts(db: sqlite3.Connection, id_: str) -> list[Attempt]:
         (id_,),
     )
     return [Attempt(at=at, reason=reason, detail=detail) for at, reason, detail in rows]
+
+
+def line(db: sqlite3.Connection, shapes: Shapes, channel: str, ordering_key: str) -> Line:
+    """See `Ledger.line`."""
+    key = channel, ordering_key
+    ours = "WHERE n.channel = ? AND n.ordering_key = ? AND n.status = 'pending'"
+    rows = db.execute(f"{RECORD} {ours} ORDER BY n.seq LIMIT ?", (*key, MOST_MERGED))
+    return Line(
+        count=one(db, f"SELECT count(*) FROM notifications AS n {ours}", *key),  # noqa: S608 - made of constants
+        first=[shapes.record(db, row) for row in rows],
+        due=one(db, "SELECT due FROM windows WHERE channel = ? AND ordering_key = ?", *key),
+    )
 
 
 def episodes(db: sqlite3.Connection, shapes: Shapes, alert: str, limit: int) -> list[Episode]:

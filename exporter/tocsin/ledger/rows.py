@@ -20,7 +20,7 @@ NOTIFICATION = """
 """
 RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest,
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, n.generation, n.ordering_key,
            CASE WHEN n.status = 'held' THEN n.silence END, silences.reason, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
     LEFT JOIN silences ON silences.id = n.silence AND n.status = 'held'

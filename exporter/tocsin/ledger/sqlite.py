@@ -20,6 +20,7 @@ from tocsin.ledger.base import (
     EventCommit,
     Filter,
     Judged,
+    Line,
     Occurrence,
     Record,
     Settlement,
@@ -225,6 +226,9 @@ class SqliteLedger:
 
     async def attempts(self, id_: str) -> list[Attempt]:
         return await self._search(lambda db: records.attempts(db, id_))
+
+    async def line(self, channel: str, ordering_key: str) -> Line:
+        return await self._search(lambda db: records.line(db, self._shapes, channel, ordering_key))
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
         return await self._search(lambda db: records.episodes(db, self._shapes, alert, limit))

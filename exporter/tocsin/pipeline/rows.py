@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,13 +22,14 @@ import structlog
 
 from tocsin.alert import RowAlert
 from tocsin.errors import LedgerError, SourceError, SourceReason
-from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, GaugeSpec, Page, Rendered, State
+from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, Page, Rendered, State
 from tocsin.faults import must_end, unexpected
-from tocsin.firing import Firing, FiringSet, Outcome, Phase, Rule
+from tocsin.firing import Firing, FiringSet, Outcome, Phase
 from tocsin.ledger.base import RETRY, Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import resume
 from tocsin.pipeline.columns import NamedColumns, unfit_type
+from tocsin.pipeline.indexes import firing_rule, gauge_spec
 from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
 from tocsin.pipeline.restless import Restless
@@ -126,6 +127,7 @@ class RowPipeline:
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
+        self._last_error: tuple[float, str] | None = None
         outputs.metrics.status = self.status
 
     # The path of a row.
@@ -225,6 +227,7 @@ class RowPipeline:
     # Faults.
 
     def _source_failed(self, error: SourceError) -> None:
+        self._last_error = self._clock(), str(error)
         self._out.metrics.source_errors[error.reason].inc()
         self._store.failed(error)
         self._reporter.failed(str(error), reason=error.reason)
@@ -247,6 +250,11 @@ class RowPipeline:
         metrics.updates.inc(len(batch.updates))
         metrics.collisions.inc(outcome.collisions)
         metrics.negatives.inc(outcome.negatives)
+        if batch.replaced:
+            self._last_error = self._clock(), batch.replaced
+            log.warning(
+                "the relation was replaced", alert=self.alert.name, how=batch.replaced, differences=len(outcome.changes)
+            )
         if batch.snapshot is not None and self._out.leads:
             self._log_snapshot(batch, sum(one.at == batch.snapshot for one in outcome.transitions))
 
@@ -319,6 +327,8 @@ class RowPipeline:
             message=self._reporter.message,
             doubt=self._name_checks.doubt,
             note=self._partly.message,
+            last_error=self._last_error[1] if self._last_error else "",
+            last_error_at=self._last_error[0] if self._last_error else None,
             leads=self._out.leads,
             firing=firing.firing if firing else 0,
             pending=firing.pending if firing else 0,
@@ -350,58 +360,3 @@ class RowPipeline:
             return self._firing.active()
         except RuntimeError:
             return None  # a thread is applying a large batch; `changed` is called when it is done
-
-
-# The settings of the alert, with the indexes of columns in place of their names.
-
-
-def firing_rule(alert: RowAlert, columns: Columns) -> Rule:
-    """The firing set's rule. Raises SourceError when the relation lacks a column that the alert names."""
-    index = _index(alert, columns)
-    return Rule(
-        alert=alert.name,
-        columns=columns,
-        key=tuple(index[name] for name in alert.key),
-        ignored=frozenset(index[name] for name in alert.ignore),
-        hold=_milliseconds(alert.hold),
-        keep=_milliseconds(alert.keep_firing_for),
-        repeat=_milliseconds(alert.repeat_interval),
-        notify=bool(alert.notify),
-    )
-
-
-def gauge_spec(alert: RowAlert, columns: Columns) -> GaugeSpec:
-    """The gauge's specification. Raises SourceError as `firing_rule` does."""
-    index = _index(alert, columns)
-    return GaugeSpec(
-        alert=alert.name,
-        metric=alert.metric,
-        help=alert.help,
-        labels=tuple((label, index[column]) for label, column in alert.labels.items()),
-        static_labels=tuple(alert.static_labels.items()),
-        value=None if alert.value is None else index[alert.value],
-        on_duplicate=alert.on_duplicate,
-        max_series=alert.max_series,
-        linger=alert.linger,
-    )
-
-
-def _index(alert: RowAlert, columns: Columns) -> Mapping[str, int]:
-    index = {column.name: number for number, column in enumerate(columns)}
-    if len(index) < len(columns):
-        names = [column.name for column in columns]
-        doubled = ", ".join(dict.fromkeys(repr(name) for name in names if names.count(name) > 1))
-        raise SourceError(f"there are several columns {doubled}", SourceReason.SHAPE, fix="give each its own name")
-    named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
-    missing = [name for name in dict.fromkeys(named) if name not in index]
-    if missing:
-        raise SourceError(
-            f"the relation has no column {', '.join(missing)}",
-            SourceReason.SHAPE,
-            fix=f"use one of {', '.join(index)}",
-        )
-    return index
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)

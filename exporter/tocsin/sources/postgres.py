@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import psycopg
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
@@ -55,6 +56,7 @@ class Postgres:
                 listener=self._listener,
                 select=_select(subject),
                 columns=columns,
+                identity=_identity(subject),
                 due=due,
                 last=as_of or 0,
             )
@@ -127,10 +129,14 @@ class _Readings:
     listener: Listener
     select: sql.Composable
     columns: Columns
+    identity: sql.Composable | None
+    """Asks what the name of the relation refers to; None: for a query, and for a server that cannot be asked."""
     due: asyncio.Event
     """Set when a reading is due before the interval is over."""
     last: int
     """The timestamp of the last reading."""
+    known: Row | None = None
+    """What the name referred to at the last reading."""
 
     async def batches(self) -> AsyncIterator[Batch]:
         yield await self._read(first=True)
@@ -149,6 +155,7 @@ class _Readings:
             try:
                 async with asyncio.timeout(patience), _transaction(wire, self.config):
                     stamp, updates, columns = await self._rows(wire)
+                    before, self.known = self.known, await self._identified(wire)
             except TimeoutError:
                 raise SourceError(
                     f"no reading within {patience:g} s", SourceReason.STALLED, server=self.config.display
@@ -160,7 +167,25 @@ class _Readings:
         # A pause that is no longer than the one between two readings is not a gap.
         polled = not first or stamp - self.last <= self.config.interval * 1000
         self.last = stamp
-        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=self.listener.note)
+        return Batch(
+            updates=updates,
+            frontier=stamp + 1,
+            snapshot=stamp,
+            polled=polled,
+            note=self.listener.note,
+            replaced=_replaced(before, self.known),
+        )
+
+    async def _identified(self, wire: Wire) -> Row | None:
+        """What the name refers to. The last statement of a reading, since an error ends the transaction."""
+        if self.identity is not None:
+            try:
+                return (await wire.query(self.identity) or [None])[0]
+            except psycopg.DatabaseError as error:
+                if error.sqlstate is None:
+                    raise
+                self.identity = None  # another server with PostgreSQL's protocol
+        return None
 
     async def _rows(self, wire: Wire) -> tuple[int, list[Update], Columns]:
         """The time of the reading, its rows and their columns."""
@@ -172,6 +197,27 @@ class _Readings:
             updates.extend((stamp, 1, row) for row in fields(chunk))
         # Asked after the rows were read: a change of the columns of those rows is visible now.
         return stamp, updates, await wire.describe(self.select)
+
+
+_IDENTITY = sql.SQL(
+    "SELECT oid::text, CASE WHEN relkind IN ('v', 'm') THEN md5(pg_get_viewdef(oid)) END FROM pg_class"
+    " WHERE oid = to_regclass({})"
+)
+
+
+def _identity(subject: Subject) -> sql.Composable | None:
+    if subject.relation is None:
+        return None
+    return _IDENTITY.format(sql.Literal(relation(subject.relation).as_string(None)))
+
+
+def _replaced(before: Row | None, now: Row | None) -> str:
+    """How a relation differs from what it was: its number, and the hash of the definition of a view."""
+    if before is None or now is None or before == now:
+        return ""
+    if before[1] == now[1]:
+        return "the name refers to another relation of the same definition now"
+    return "the definition of the view was changed" if before[0] == now[0] else "the name refers to another view now"
 
 
 def _select(subject: Subject) -> sql.Composable:

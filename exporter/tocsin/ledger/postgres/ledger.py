@@ -17,6 +17,7 @@ from tocsin.ledger.base import (
     EventCommit,
     Filter,
     Judged,
+    Line,
     Occurrence,
     Record,
     Settlement,
@@ -246,6 +247,9 @@ class PostgresLedger:
 
     async def attempts(self, id_: str) -> list[Attempt]:
         return await self._read(lambda db: records.attempts(db, id_))
+
+    async def line(self, channel: str, ordering_key: str) -> Line:
+        return await self._read(lambda db: records.line(db, channel, ordering_key))
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
         return await self._read(lambda db: records.episodes(db, alert, limit))

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
+from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
 from tocsin.ledger.postgres.outbox import keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
@@ -18,7 +18,7 @@ from tocsin.model import Kind
 
 _RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest,
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, n.generation, n.ordering_key,
            CASE WHEN n.status = 'held' THEN n.silence END, silences.reason, s.columns, t."row", t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition JOIN shapes AS s ON s.id = t.shape
     LEFT JOIN silences ON silences.id = n.silence AND n.status = 'held'
@@ -55,6 +55,8 @@ async def find(db: Transaction, wanted: Filter) -> Callable[[], list[Record]]:
         "n.status = ANY(%s)": wanted.status and [wanted.status.value, *([HELD] if pending else [])],
         "n.channel = %s": None if wanted.channel is None else storable(wanted.channel),
         "t.alert = %s": None if wanted.alert is None else storable(wanted.alert),
+        "n.reason = %s": wanted.reason,
+        "t.fingerprint = %s": wanted.fingerprint,
         "n.id = %s": wanted.id,
         "starts_with(n.id, %s)": prefix,
         "n.status = 'held' AND n.silence = %s": wanted.silence,
@@ -85,6 +87,20 @@ async def ended(db: Transaction, since: int, limit: int) -> Callable[[], list[tu
         (since, limit),
     )
     return lambda: [(alert, started_at, at) for alert, started_at, at in found.rows]
+
+
+async def line(db: Transaction, channel: str, ordering_key: str) -> Callable[[], Line]:
+    """See `Ledger.line`."""
+    key = storable(channel), storable(ordering_key)
+    ours = "WHERE n.channel = %s AND n.ordering_key = %s AND n.status = 'pending'"
+    count = db.add(f"SELECT count(*) FROM notifications AS n {ours}", key)  # noqa: S608 - made of constants
+    first = db.add(f"{_RECORD} {ours} ORDER BY n.seq LIMIT %s", (*key, MOST_MERGED))
+    window = db.add("SELECT due FROM windows WHERE channel = %s AND ordering_key = %s", key)
+    return lambda: Line(
+        count=count.rows[0][0],
+        first=[record_of(row, columns_of) for row in first.rows],
+        due=window.rows[0][0] if window.rows else None,
+    )
 
 
 _EPISODES = """
