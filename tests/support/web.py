@@ -13,7 +13,7 @@ from tocsin.alert import Alert
 from tocsin.errors import LedgerError
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
 from tocsin.firing import Firing, Phase
-from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Record, Status
+from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Line, Record, Status
 from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer, RefusedRequest
@@ -129,6 +129,9 @@ class FakeLedger:
 
     async def attempts(self, id_: str) -> list[Attempt]:
         return self.failed.get(id_, [])
+
+    async def line(self, channel: str, ordering_key: str) -> Line:
+        return Line()
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
         self._check()

@@ -18,6 +18,7 @@ import contextlib
 
 import structlog
 
+from tocsin.channels.base import Channel
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.claims import Claims
 from tocsin.dispatch.decisions import ChannelStatus, Health, Hold, is_unknown, settlements
@@ -276,6 +277,21 @@ class Dispatcher:
     def message(self) -> str:
         """What is wrong with the channel, for people; empty while nothing is."""
         return self.fault or self._health.message
+
+    @property
+    def channel(self) -> Channel:
+        """What it sends with."""
+        return self._setup.channel
+
+    @property
+    def opens_in(self) -> float:
+        """Seconds until the next send may begin: a pause, an outage or a rate limit. 0: now."""
+        return max(0.0, self._health.opens_at - self._setup.monotonic())
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether only the rate limit keeps the next send from beginning."""
+        return self.opens_in > 0 and not self._health.holds(self._setup.monotonic())
 
     @property
     def delivered(self) -> int:

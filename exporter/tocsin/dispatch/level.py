@@ -167,6 +167,16 @@ class LevelLoop:
         return "; ".join(wrong)
 
     @property
+    def level(self) -> Level:
+        """What it sends with."""
+        return self._level
+
+    def accepted(self, alert: str, fingerprint: str) -> Mapping[str, bool]:
+        """By receiver, whether it has accepted a firing."""
+        _, active = self._rendered.get((alert, fingerprint), (None, None))
+        return {one.name: active is not None and active.identity in one.accepted() for one in self._receivers}
+
+    @property
     def pending(self) -> int:
         """The most alerts that one of the receivers does not have as they are now."""
         return max(len(one.pending(self._active.alerts)) for one in self._receivers)

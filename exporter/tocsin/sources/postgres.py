@@ -180,7 +180,8 @@ class _Readings:
         """What the name refers to. The last statement of a reading, since an error ends the transaction."""
         if self.identity is not None:
             try:
-                return (await wire.query(self.identity) or [None])[0]
+                rows = await wire.query(self.identity)
+                return rows[0] if rows else None
             except psycopg.DatabaseError as error:
                 if error.sqlstate is None:
                     raise
