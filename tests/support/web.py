@@ -10,7 +10,13 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tocsin.alert import Alert
+from tocsin.envelope import View
 from tocsin.errors import LedgerError
+from tocsin.explain.explanation import Explanation, Life, RouteExplanation, Verdict
+from tocsin.explain.facts import ChannelFacts, NotificationFacts
+from tocsin.explain.keys import Asked
+from tocsin.explain.lives import life
+from tocsin.explain.routes import explained
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
 from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Line, Record, Status
@@ -104,6 +110,28 @@ ENDED = Episode(
 )
 
 
+UNSEEN = Explanation(
+    alert="late",
+    at=1_700_000_003.0,
+    fingerprint="f" * 32,
+    key=None,
+    verdict=Verdict.UNSEEN,
+    summary="late 17 does not fire.",
+    because=["No row of this key is in the view."],
+    source=None,
+    started_at=None,
+    ended_at=None,
+    timer=None,
+    columns=(),
+    row=None,
+    routes=[],
+    notifications=[],
+    next=[],
+    unknown=[],
+    nearest=[],
+)
+
+
 def firing(number: int, total: str = "1.5") -> Firing:
     """A firing row of its own fingerprint."""
     row = (*ACME[:2], total)
@@ -124,8 +152,10 @@ class FakeLedger:
     async def find(self, wanted: Filter) -> list[Record]:
         self._check()
         self.wanted.append(wanted)
-        found = [record for record in self.records if wanted.id in {None, record.id}]
-        return found[: wanted.limit]
+        names = ("id", "status", "alert", "channel", "reason")
+        asked = {name: value for name in names if (value := getattr(wanted, name)) is not None}
+        found = [one for one in self.records if all(getattr(one, name) == value for name, value in asked.items())]
+        return [one for one in found if wanted.before is None or one.seq < wanted.before][: wanted.limit]
 
     async def attempts(self, id_: str) -> list[Attempt]:
         return self.failed.get(id_, [])
@@ -180,6 +210,7 @@ class FakeProcess:
         self.summary: str | None = None
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refusal: Exception | None = None
+        self.keys: list[tuple[str, Asked]] = []
         self.reading = self.reloads = self.rescans = self.asked = 0
         self.warnings = lambda: self.notes
         self.alerts = lambda: self.alert_list
@@ -228,6 +259,18 @@ class FakeProcess:
             self.reading -= 1
         self.received.append((alert, dict(headers), read))
         return Answer(202, {"events": 1})
+
+    async def explain(self, alert: str, asked: Asked) -> Explanation:
+        self.keys.append((alert, asked))
+        return UNSEEN
+
+    async def life(self, record: Record) -> tuple[Life, RouteExplanation]:
+        channel = ChannelFacts(name=record.channel, kind="novu", state="up")
+        facts = NotificationFacts(
+            record=record, attempts=await self.outbox.attempts(record.id), request={"to": ["ann"]}
+        )
+        now = record.created_at + 1
+        return life(facts, channel, now, running=True), explained(channel, View(), record.transition, now)
 
     def rescan(self) -> None:
         self.rescans += 1

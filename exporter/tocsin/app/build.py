@@ -9,7 +9,6 @@ import structlog
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.backoff import Backoff
 from tocsin.channels.base import Channel, Level, Message, Rejected
-from tocsin.channels.settings import ChannelOptions
 from tocsin.config import ChannelConfig, Config, SourceConfig
 from tocsin.config.columns import named_columns, route_columns
 from tocsin.dispatch import Compose, Labels, Policy
@@ -133,7 +132,7 @@ def view(alert: Alert) -> View:
 
 def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
     """Return the routes of an alert."""
-    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.transition_channels)
+    return tuple(route(config, name, alert) for name in alert.transition_channels)
 
 
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
@@ -144,9 +143,9 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
 def event_route(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
     """Return the route of an alert's events."""
     named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
-    route = router(config, alert, metrics)
+    to = router(config, alert, metrics)
     return EventRoute(
-        alert=alert, router=route, metrics=metrics, columns=named, values=ValueColumn(alert.name, alert.value)
+        alert=alert, router=to, metrics=metrics, columns=named, values=ValueColumn(alert.name, alert.value)
     )
 
 
@@ -161,7 +160,9 @@ def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:
     return complain
 
 
-def _route(channel: str, options: ChannelOptions, alert: Alert) -> Route:
+def route(config: Config, channel: str, alert: Alert) -> Route:
+    """Return the route of an alert to a channel or level output."""
+    options = config.channels[channel].routes[alert.name]
     return Route(
         channel=channel,
         kinds=frozenset(options.on),

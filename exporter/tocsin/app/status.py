@@ -1,16 +1,22 @@
 """The running process as the web server sees it."""
 
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from tocsin.alert import Alert, EventAlert
+from tocsin.app import surroundings
+from tocsin.app.explaining import Explainer
 from tocsin.app.runtime import Runtime
 from tocsin.config.parts import digest
 from tocsin.dispatch import ChannelStatus, Dispatcher
 from tocsin.dispatch.level import LevelLoop
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.explain.explanation import Explanation, Life, RouteExplanation
+from tocsin.explain.keys import Asked
 from tocsin.exposition import State
-from tocsin.ledger.base import Backlog, Ledger
+from tocsin.ledger.base import Backlog, Ledger, Record
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer, Http, RefusedRequest
 from tocsin.web import views
@@ -152,6 +158,19 @@ class RunningProcess:
                     pipeline.refused_request(refused.status, str(refused))
                     raise
         raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
+
+    async def explain(self, alert: str, asked: Asked) -> Explanation:
+        return await self._explainer().key(alert, asked)
+
+    async def life(self, record: Record) -> tuple[Life, RouteExplanation]:
+        return await self._explainer().notification(record)
+
+    def _explainer(self) -> Explainer:
+        runtime = self._runtime
+        if runtime.config is None:
+            raise LedgerError("this process runs no alerts yet: it is starting, or is a standby", LedgerReason.LOCKED)
+        now = time.time() if runtime.ledger is None else runtime.ledger.now()
+        return Explainer(runtime.config, runtime.ledger, surroundings.RunningProcess(runtime), now)
 
     def rescan(self) -> None:
         self._runtime.outputs.rescan()

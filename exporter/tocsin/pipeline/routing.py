@@ -56,7 +56,7 @@ class Router:
             for route, condition in self._others:
                 kind = transition.kind if condition is None else self._kind(transition, condition)
                 if kind is not None and kind in route.kinds:
-                    by_kind[kind] = (*by_kind.get(kind, ()), _address(route, _as(transition, kind)))
+                    by_kind[kind] = (*by_kind.get(kind, ()), address(route, _as(transition, kind)))
             routed += [(_as(transition, kind), addresses) for kind, addresses in by_kind.items()]
         return routed
 
@@ -97,7 +97,7 @@ def _as(transition: Transition, kind: Kind) -> Transition:
     return transition._replace(kind=kind, row=row, previous=None)
 
 
-def _address(route: Route, transition: Transition) -> Address:
+def address(route: Route, transition: Transition) -> Address:
     """The address of a transition, by its own row: a `resolved` is merged where its `fired` was.
 
     A row that lacks a column of the group or order is sent on its own: nothing says that it belongs with others, and a

@@ -1,7 +1,7 @@
 """The JSON API under /api/v1."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -9,11 +9,12 @@ from typing import Any
 
 from aiohttp import HttpVersion11, web
 
-from tocsin.errors import SourceError
+from tocsin.errors import Reason, SourceError
+from tocsin.explain.keys import Asked, UnknownColumnError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
-from tocsin.web import views
+from tocsin.web import explanations, views
 from tocsin.web.answers import Query, as_json, parameters, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
@@ -52,6 +53,9 @@ class Api:
             web.get(one, self.notification),
             web.post(f"{one}/retry", self.retry),
             web.post(f"{one}/drop", self.drop),
+            web.post("/api/v1/dead-letters/retry", self.retry_all),
+            web.post("/api/v1/dead-letters/drop", self.drop_all),
+            web.get("/api/v1/explain/{alert}", self.explain),
             web.get("/api/v1/transitions", self.transitions),
             web.get("/api/v1/history/{alert}", self.history),
             web.post("/api/v1/events/{alert}", self.events, expect_handler=_answer_expect_later),
@@ -109,30 +113,49 @@ class Api:
         return as_json({"firing": rows, "truncated": truncated})
 
     async def notifications(self, request: web.Request) -> web.Response:
-        query = parameters(request, "status", "channel", "alert", "limit", "before")
+        query = parameters(request, "status", "channel", "alert", "reason", "limit", "before")
         status = query.get("status")
         if status is not None and status not in set(Status):
             raise web.HTTPBadRequest(text=f"status is {status!r}; it must be one of {', '.join(Status)}")
         return await self._list(query, Status(status) if status else None)
 
     async def dead_letters(self, request: web.Request) -> web.Response:
-        return await self._list(parameters(request, "channel", "alert", "limit", "before"), Status.DEAD)
+        return await self._list(parameters(request, "channel", "alert", "reason", "limit", "before"), Status.DEAD)
 
     async def _list(self, query: Query, status: Status | None) -> web.Response:
         limit = whole(query, "limit", _LIMIT, most=_MOST)
         before = whole(query, "before", 0) or None
-        wanted = Filter(
-            status=status, channel=query.get("channel"), alert=query.get("alert"), limit=limit, before=before
-        )
+        wanted = _filter(query, status, limit=limit, before=before)
         ledger = self.process.ledger
         records = [] if ledger is None else await ledger.find(wanted)
         following = records[-1].seq if len(records) == limit else None
         return as_json({"notifications": [self._notification(record) for record in records], "before": following})
 
     async def notification(self, request: web.Request) -> web.Response:
+        """One notification: the transition, the route, the request, each attempt with its answer, and what is next."""
         ledger, record = await self._record(request)
         attempts = await ledger.attempts(record.id)
-        return as_json({**self._notification(record), "failed_attempts": [views.attempt(one) for one in attempts]})
+        life, route = await self.process.life(record)
+        shown = explanations.life(life, self.process.alert(record.alert))
+        failed = [views.attempt(one) for one in attempts]
+        return as_json({**shown, "route": explanations.route(route), "failed_attempts": failed})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Why a key fires or not, and what was sent of it."""
+        values = request.query.getall("key", [])
+        if unknown := sorted({*request.query} - {"key", "fingerprint"}):
+            raise web.HTTPBadRequest(text=f"unknown query parameter {', '.join(unknown)}; known: key, fingerprint")
+        name = request.match_info["alert"]
+        alert = self.process.alert(name)
+        if alert is None:
+            raise web.HTTPNotFound(text=f"there is no alert {name!r}")
+        try:
+            found = await self.process.explain(
+                name, Asked(values=tuple(values), fingerprint=request.query.get("fingerprint"))
+            )
+        except UnknownColumnError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return as_json(explanations.explanation(found, alert))
 
     async def history(self, request: web.Request) -> web.Response:
         """The episodes of an alert, newest first, as far back as the ledger keeps notifications."""
@@ -166,6 +189,29 @@ class Api:
     async def drop(self, request: web.Request) -> web.Response:
         """Drop a dead or pending notification."""
         return await self._change(request, lambda ledger, id_: ledger.drop([id_]), "drop", "dead nor pending")
+
+    async def retry_all(self, request: web.Request) -> web.Response:
+        """Make the dead letters that a filter finds pending again."""
+        return await self._change_all(request, lambda ledger, ids: ledger.retry(ids), "retried")
+
+    async def drop_all(self, request: web.Request) -> web.Response:
+        """Drop the dead letters that a filter finds."""
+        return await self._change_all(request, lambda ledger, ids: ledger.drop(ids), "dropped")
+
+    async def _change_all(
+        self, request: web.Request, change: Callable[[Ledger, Sequence[str]], Awaitable[int]], done: str
+    ) -> web.Response:
+        self.guard.demand_admin(request)
+        query = parameters(request, "channel", "alert", "reason")
+        ledger, count = self.process.ledger, 0
+        if ledger is not None:
+            before: int | None = None
+            # In steps, so that batches do not wait long.
+            while records := await ledger.find(_filter(query, Status.DEAD, limit=_MOST, before=before)):
+                before = records[-1].seq
+                count += await change(ledger, [record.id for record in records])
+            self.process.rescan()
+        return as_json({done: count})
 
     async def _change(
         self, request: web.Request, change: Callable[[Ledger, str], Awaitable[int]], verb: str, wanted: str
@@ -210,6 +256,20 @@ class Api:
     def _event(self, found: Transition) -> bytes:
         shown = views.transition(found, self.process.alert(found.alert))
         return f"event: transition\ndata: {views.text(shown)}\n\n".encode()
+
+
+def _filter(query: Query, status: Status | None, *, limit: int, before: int | None) -> Filter:
+    reason = query.get("reason")
+    if reason is not None and reason not in set(Reason):
+        raise web.HTTPBadRequest(text=f"reason is {reason!r}; it must be one of {', '.join(Reason)}")
+    return Filter(
+        status=status,
+        channel=query.get("channel"),
+        alert=query.get("alert"),
+        reason=reason,
+        limit=limit,
+        before=before,
+    )
 
 
 async def _within(end: float, reading: Awaitable[bytes]) -> bytes:

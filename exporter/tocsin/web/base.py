@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tocsin.alert import Alert
+from tocsin.explain.explanation import Explanation, Life, RouteExplanation
+from tocsin.explain.keys import Asked
 from tocsin.firing import Firing
-from tocsin.ledger.base import Ledger
+from tocsin.ledger.base import Ledger, Record
 from tocsin.model import Columns
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer
@@ -80,6 +82,14 @@ class Process(Protocol):
 
     def delays(self) -> Mapping[str, tuple[int, float]]:
         """Return of each channel how many delays of deliveries are known since the start, and their sum in seconds."""
+        ...
+
+    async def explain(self, alert: str, asked: Asked) -> Explanation:
+        """Explain a key of an alert that exists. Raises LedgerError, and UnknownColumnError."""
+        ...
+
+    async def life(self, record: Record) -> tuple[Life, RouteExplanation]:
+        """Explain a notification, and its route. Raises LedgerError."""
         ...
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:

@@ -1,0 +1,86 @@
+"""What `Explainer` asks besides the ledger: the running process, or nothing but the configuration."""
+
+import asyncio
+
+from tocsin.alert import Alert, RowAlert
+from tocsin.app import build
+from tocsin.app.explaining import Rows
+from tocsin.app.runtime import Runtime
+from tocsin.channels.base import Output
+from tocsin.config import Config
+from tocsin.dispatch import Dispatcher
+from tocsin.dispatch.level import LevelLoop
+from tocsin.errors import ConfigError
+from tocsin.exposition import AlertStatus
+from tocsin.ledger.base import Ledger
+
+
+class RunningProcess:
+    """See `tocsin.app.explaining.Surroundings`."""
+
+    running = True
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def rows(self, alert: Alert) -> Rows | None:
+        pipeline = self._runtime.inputs.rows(alert.name)
+        if pipeline is None or not pipeline.columns:
+            return None
+        return Rows(columns=pipeline.columns, frontier=pipeline.frontier, firings=[*pipeline.firings()])
+
+    def status(self, alert: Alert) -> AlertStatus | None:
+        return self._runtime.inputs.status(alert)
+
+    def leader(self, alert: str) -> str:
+        sharing = None if self._runtime.ledger is None else self._runtime.ledger.sharing
+        others = () if sharing is None else (one for one in sharing.instances if one.epoch != sharing.epoch)
+        return next((one.name for one in others if alert in one.leads), "")
+
+    def dispatcher(self, channel: str) -> Dispatcher | LevelLoop | None:
+        return self._runtime.outputs.running.get(channel)
+
+    async def output(self, channel: str) -> Output | str:
+        running = self.dispatcher(channel)
+        if running is None:
+            return "the channel is starting"
+        return running.channel if isinstance(running, Dispatcher) else running.level
+
+
+class LedgerAlone:
+    """See `tocsin.app.explaining.Surroundings`. Channels are built, and connect to nothing."""
+
+    running = False
+
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._built: dict[str, Output | str] = {}
+
+    async def rows(self, alert: Alert) -> Rows | None:
+        if not (isinstance(alert, RowAlert) and (stored := await self._ledger.load(alert.name))):
+            return None
+        return Rows(columns=stored.columns, frontier=stored.frontier, firings=stored.firings)
+
+    def status(self, alert: Alert) -> AlertStatus | None:  # noqa: ARG002 - no process was asked
+        return None
+
+    def leader(self, alert: str) -> str:  # noqa: ARG002 - as above
+        return ""
+
+    def dispatcher(self, channel: str) -> Dispatcher | LevelLoop | None:  # noqa: ARG002 - as above
+        return None
+
+    async def output(self, channel: str) -> Output | str:
+        if channel not in self._built:
+            try:
+                self._built[channel] = await asyncio.to_thread(build.make_channel, self._config.channels[channel])
+            except ConfigError as error:
+                self._built[channel] = f"the channel cannot be built: {error.problems[0].message}"
+        return self._built[channel]
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for output in self._built.values():
+            if not isinstance(output, str):
+                await output.close()

@@ -1,0 +1,272 @@
+"""Whether a key fires, why, and what happens next: the whole explanation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tocsin.alert import Alert, EventAlert, RowAlert
+from tocsin.explain.explanation import Explanation, Life, RouteExplanation, Step, Timer, Verdict
+from tocsin.explain.facts import ChannelFacts, Facts
+from tocsin.explain.keys import candidate, shown
+from tocsin.explain.lives import life
+from tocsin.explain.routes import explained
+from tocsin.explain.words import counted, moment, sentence, source_moment
+from tocsin.exposition import AlertStatus, State
+from tocsin.firing import Phase
+from tocsin.ledger.base import Record
+from tocsin.model import Kind, Transition
+from tocsin.templates import duration
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is true of the key: in one sentence, and more."""
+
+    verdict: Verdict
+    summary: str
+    because: tuple[str, ...] = ()
+    timer: Timer | None = None
+
+
+def explain(facts: Facts) -> Explanation:
+    """Explain a key of an alert."""
+    newest = facts.notifications[-1].record if facts.notifications else None
+    of = _newest(facts, newest)
+    judged = _judged(facts, newest)
+    channels = {channel.name: channel for channel in facts.channels}
+    lives = [
+        life(
+            one,
+            channels.get(one.record.channel, ChannelFacts(name=one.record.channel)),
+            facts.now,
+            running=facts.running,
+        )
+        for one in facts.notifications
+    ]
+    routes = [explained(channel, facts.view, of, facts.now) for channel in facts.channels]
+    return Explanation(
+        alert=facts.alert.name,
+        at=facts.now,
+        fingerprint=facts.found.fingerprint,
+        key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), facts.alert.key),
+        verdict=judged.verdict,
+        summary=sentence(judged.summary),
+        because=[*map(sentence, (*judged.because, *_source(facts), *_unsent(facts, judged.verdict, routes, lives)))],
+        source=facts.status,
+        started_at=None if of is None else of.started_at / 1000,
+        ended_at=newest.at / 1000
+        if newest is not None and judged.verdict is Verdict.ABSENT and _ended(newest)
+        else None,
+        timer=judged.timer,
+        columns=() if of is None else of.columns,
+        row=None if of is None else of.row,
+        routes=routes,
+        notifications=lives,
+        next=[*_next(facts, judged, lives)],
+        unknown=[*map(sentence, _unknown(facts))],
+        nearest=facts.found.nearest,
+    )
+
+
+def _newest(facts: Facts, newest: Record | None) -> Transition | None:
+    """The row that is known last."""
+    if (firing := facts.firing) is not None and firing.phase is not Phase.ABSENT:
+        times = firing.started_at, firing.started_at
+        return Transition(facts.alert.name, firing.fingerprint, Kind.FIRED, *times, facts.columns, firing.row)
+    return None if newest is None else newest.transition
+
+
+def _ended(record: Record) -> bool:
+    return record.kind in (Kind.RESOLVED, Kind.EVENT)
+
+
+# The verdict.
+
+
+def _judged(facts: Facts, newest: Record | None) -> _Judged:
+    alert, name = facts.alert, f"{facts.alert.name} {facts.asked}"
+    if facts.found.fingerprint is None:
+        return _unnamed(facts)
+    if isinstance(alert, EventAlert):
+        return _event(name, newest, facts)
+    if facts.firing is not None and facts.firing.phase is not Phase.ABSENT:
+        return _present(name, alert, facts)
+    if not facts.rows_known:
+        return _unknown_rows(name, newest, facts)
+    return _missing(name, alert, newest, facts)
+
+
+def _unknown_rows(name: str, newest: Record | None, facts: Facts) -> _Judged:
+    because = ["the rows of the alert are not known"]
+    if newest is not None:
+        since = source_moment(newest.started_at, facts.now)
+        ended = f"resolved at {source_moment(newest.at, facts.now)}" if _ended(newest) else "no end of it was notified"
+        because.append(f"by its notifications it fired at {since}, and {ended}")
+    return _Judged(Verdict.UNKNOWN, f"whether {name} fires is not known", tuple(because))
+
+
+def _unnamed(facts: Facts) -> _Judged:
+    if facts.found.matches > 1:
+        text = f"{facts.found.matches:,} keys of {facts.alert.name} match {facts.asked}; name one of them"
+        return _Judged(Verdict.SEVERAL, text)
+    if not str(facts.asked):
+        status = facts.status
+        if status is None or isinstance(facts.alert, EventAlert):
+            return _Judged(Verdict.ALERT, f"{facts.alert.name}: no key was named")
+        fires = counted(status.firing, "key fires", "keys fire")
+        pending = f", {status.pending:,} pending" if status.pending else ""
+        return _Judged(Verdict.ALERT, f"{facts.alert.name}: {fires}{pending}")
+    summary = f"{facts.alert.name} {facts.asked} does not fire, and no notification of it is kept"
+    return _Judged(Verdict.UNSEEN, summary, (_history(facts),))
+
+
+def _event(name: str, newest: Record | None, facts: Facts) -> _Judged:
+    if newest is None:
+        text = f"no event {name} is known"
+        return _Judged(
+            Verdict.UNSEEN, text, (_history(facts), "events that no channel is sent, and duplicates, are not kept")
+        )
+    return _Judged(
+        Verdict.EVENT, f"{name} is an event of {source_moment(newest.at, facts.now)}, which is notified once"
+    )
+
+
+def _present(name: str, alert: RowAlert, facts: Facts) -> _Judged:
+    firing, now = facts.firing, facts.now
+    assert firing is not None
+    since, marked = source_moment(firing.started_at, now), source_moment(firing.marked_at, now)
+    if firing.phase is Phase.PENDING:
+        due = firing.started_at / 1000 + alert.hold
+        why = f"its row is in {_origin(alert)}, and has to stay for {duration(alert.hold)} (for)"
+        summary = f"{name} does not fire yet: it is pending since {since} and fires at {moment(due, now)}"
+        return _Judged(Verdict.PENDING, summary, (why,), Timer(name="for", due=due))
+    if firing.phase is Phase.KEEPING:
+        due = firing.marked_at / 1000 + alert.keep_firing_for
+        why = f"its row left {_origin(alert)} at {marked}; keep_firing_for ({duration(alert.keep_firing_for)}) goes on"
+        summary = f"{name} fires since {since}, and is only kept firing until {moment(due, now)}"
+        return _Judged(Verdict.KEEPING, summary, (why,), Timer(name="keep_firing_for", due=due))
+    timer = None
+    if alert.repeat_interval:
+        timer = Timer(name="repeat_interval", due=firing.marked_at / 1000 + alert.repeat_interval)
+    return _Judged(
+        Verdict.FIRING, f"{name} fires since {since}", (f"its row is in {_origin(alert)}{_as_of(facts)}",), timer
+    )
+
+
+def _missing(name: str, alert: RowAlert, newest: Record | None, facts: Facts) -> _Judged:
+    why = f"no row of this key is in {_origin(alert)}{_as_of(facts)}"
+    if newest is None:
+        summary = f"{name} does not fire, and no notification of it is kept"
+        return _Judged(Verdict.UNSEEN, summary, (why, _history(facts)))
+    since = source_moment(newest.started_at, facts.now)
+    if not _ended(newest):
+        return _Judged(Verdict.ABSENT, f"{name} does not fire; it fired at {since}", (why, "no end of it was notified"))
+    ended = f"it fired at {since} and resolved at {source_moment(newest.at, facts.now)}, when its row left the view"
+    return _Judged(Verdict.ABSENT, f"{name} does not fire any more", (why, ended, *_replacement(newest, facts)))
+
+
+def _replacement(newest: Record, facts: Facts) -> Iterator[str]:
+    """Whether the row left when something happened to the source."""
+    status = facts.status
+    if status is None or status.last_error_at is None or abs(status.last_error_at - newest.at / 1000) > _SAME_TIME:
+        return
+    yield f"that was when this happened to the source: {status.last_error}"
+
+
+_SAME_TIME = 30.0
+"""Seconds between two things that have to do with each other."""
+
+
+def _origin(alert: Alert) -> str:
+    subject = alert.subject
+    return subject.relation or subject.topic or "the result of the query"
+
+
+def _as_of(facts: Facts) -> str:
+    return "" if facts.frontier is None else f", as of {source_moment(facts.frontier, facts.now)}"
+
+
+def _history(facts: Facts) -> str:
+    return f"notifications are kept for {duration(facts.history)} after they were delivered (ledger.history)"
+
+
+# The source.
+
+
+def _source(facts: Facts) -> Iterator[str]:
+    status = facts.status
+    if status is None:
+        return
+    if facts.leader:
+        yield f"{facts.leader} leads the alert and notifies; this process only follows its rows"
+    yield from _state(status, facts.now)
+    if (
+        status.last_error
+        and status.last_error_at is not None
+        and status.last_error not in (status.message, status.doubt)
+    ):
+        at = moment(status.last_error_at, facts.now)
+        yield f"the last thing that happened to the source, at {at}: {status.last_error}"
+
+
+def _state(status: AlertStatus, now: float) -> Iterator[str]:
+    frozen = "nothing fires, changes or resolves until that is over"
+    match status.state:
+        case State.STARTING:
+            yield f"the alert is starting: {status.message or 'there is no complete snapshot yet'}; {frozen}"
+        case State.ERROR:
+            yield f"the alert is in error: {status.message}; {frozen}"
+        case State.STALE:
+            last = "" if status.last_progress is None else f" since {moment(status.last_progress, now)}"
+            why = f": {status.message}" if status.message else ""
+            yield f"the alert is stale: its source has made no progress{last}{why}; series are withdrawn, and {frozen}"
+        case State.REFUSING:
+            yield f"the source delivers only what is not a valid event: {status.message}"
+    if status.doubt:
+        yield f"the rows may be the wrong ones: {status.doubt}"
+    if status.note:
+        yield f"a part of the source does not work: {status.note}"
+
+
+# What was not sent.
+
+
+def _unsent(facts: Facts, verdict: Verdict, routes: list[RouteExplanation], lives: list[Life]) -> Iterator[str]:
+    """Why there is no notification of a key that fires."""
+    alert = facts.alert
+    if verdict not in (Verdict.FIRING, Verdict.KEEPING) or lives or not isinstance(alert, RowAlert):
+        return
+    if not alert.notify:
+        yield "the alert notifies no channel; its rows are gauges only"
+    elif not alert.transition_channels:
+        yield f"only outputs that are sent what fires now are notified: {', '.join(alert.notify)}"
+    elif routes and all(one.when is not None and one.when.result is False for one in routes):
+        yield "nothing was sent: the conditions of all channels are false for this row"
+    elif alert.initial == "silent":
+        yield "nothing was sent: it was there at the very first start, which initial: silent does not notify"
+    else:
+        yield "no notification of this episode is kept"
+
+
+# What happens next.
+
+
+def _next(facts: Facts, judged: _Judged, lives: list[Life]) -> Iterator[Step]:
+    steps = [one.next for one in lives if one.next is not None]
+    if (timer := judged.timer) is not None:
+        name = f"{facts.alert.name} {facts.asked}"
+        what = {
+            "for": f"{name} fires, if its row is still there",
+            "keep_firing_for": f"{name} resolves, if its row is not back",
+            "repeat_interval": f"{name} is notified again as repeated, if nothing else was notified meanwhile",
+        }
+        steps.append(Step(at=timer.due, text=what[timer.name]))
+    elif judged.verdict is Verdict.FIRING:
+        steps.append(Step(at=None, text="it resolves when its row leaves the view"))
+    yield from sorted(steps, key=lambda step: (step.at is None, step.at or 0.0))
+
+
+def _unknown(facts: Facts) -> Iterator[str]:
+    if facts.running:
+        return
+    yield f"no process was asked: the rows are those of the ledger{_as_of(facts)}"
+    yield "the state of the source and of the channels, and whether something is being sent, is not known"

@@ -1,0 +1,53 @@
+"""Times, values and lists in sentences."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tocsin.templates import duration
+
+_LONGEST = 60
+
+
+def moment(at: float, now: float) -> str:
+    """A time, and how far it is from now: `2026-11-30 22:04:12Z (in 4m 2s)`."""
+    try:
+        text = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return "a time beyond every calendar"
+    away = round(abs(at - now))
+    if not away:
+        return f"{text} (now)"
+    return f"{text} ({f'in {duration(away)}' if at > now else f'{duration(away)} ago'})"
+
+
+def source_moment(milliseconds: int, now: float) -> str:
+    """A time of the source."""
+    return moment(milliseconds / 1000, now)
+
+
+def value(item: Any) -> str:
+    """A value as JSON, shortened."""
+    text = json.dumps(item, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def pairs(items: Mapping[str, Any]) -> str:
+    """Names with values: `region = "eu", team = null`."""
+    return ", ".join(f"{name} = {value(item)}" for name, item in items.items())
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def sentence(text: str) -> str:
+    """A text that ends with a full stop."""
+    return text if text.endswith((".", "…", "!", "?")) else f"{text}."
