@@ -270,7 +270,7 @@ class FakeProcess:
             record=record, attempts=await self.outbox.attempts(record.id), request={"to": ["ann"]}
         )
         now = record.created_at + 1
-        return life(facts, channel, now, running=True), explained(channel, View(), record.transition, now)
+        return life(facts, channel, now), explained(channel, View(), record.transition, now)
 
     def rescan(self) -> None:
         self.rescans += 1

@@ -113,7 +113,7 @@ class Explainer:
         facts = await self._notification(record)
         view = View() if alert is None else build.view(alert)
         return (
-            life(facts, channel, self._now, running=self._around.running),
+            life(facts, channel, self._now),
             explained(channel, view, record.transition, self._now),
         )
 

@@ -106,7 +106,12 @@ def _add_live(commands: _Commands) -> None:
     alerts.add_argument("alert", nargs="?", help="only this alert")
     tail = _add(commands, "tail", "live", "follow alerts as they fire and resolve", examples.TAIL)
     tail.add_argument("--alert", help="only this alert")
-    for command in (alerts, tail):
+    explain = "say why a key fires or not, and what was sent of it"
+    explaining = _add(commands, "explain", "explain", explain, examples.EXPLAIN)
+    explaining.add_argument("alert", help="the alert's name")
+    key = "values of key columns, column=value, or a fingerprint"
+    explaining.add_argument("values", metavar="KEY", nargs="*", help=key)
+    for command in (alerts, tail, explaining):
         _login(command)
         _finish(command, json="print JSON, one object a line")
 
@@ -131,6 +136,7 @@ def _add_outbox(commands: _Commands) -> None:
         group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
     listing.add_argument("--channel", help="only this channel")
     listing.add_argument("--alert", help="only this alert")
+    listing.add_argument("--reason", help="only those whose last attempt failed for this reason, such as rejected")
     _number(listing, "how many to list at most (default: 50)")
     show = _add(actions, "show", "outbox", "show one notification with its row", examples.OUTBOX_SHOW)
     show.add_argument("id", help="the id of the notification, or how it begins")
@@ -140,6 +146,8 @@ def _add_outbox(commands: _Commands) -> None:
         action.add_argument("id", nargs="*", help="ids of notifications, or how they begin")
         _flag(action, "--all", "all dead letters")
         action.add_argument("--channel", help="with --all: only this channel")
+        action.add_argument("--alert", help="with --all: only this alert")
+        action.add_argument("--reason", help="with --all: only those given up on for this reason, such as rejected")
     for action in (listing, show, retry, drop):
         _finish(action, json="print JSON")
 

@@ -6,6 +6,8 @@ examples:
   tocsin test *_test.yaml      run unit tests of alerts
   tocsin run                   run it, with metrics and a status page on http://127.0.0.1:8627
   tocsin alerts                show what is firing now
+  tocsin explain late_orders 17
+                               say why a key fires or not, and what was sent of it
   tocsin outbox list --dead    list dead letters with their reasons
   tocsin history late_orders   show what fired, when, and which channels were notified
   tocsin silence add 'alertname="late_orders"' --for 2h --reason 'the warehouse moves'
@@ -98,6 +100,16 @@ examples:
 Begins with the latest 200 transitions.
 """
 
+EXPLAIN = """\
+examples:
+  tocsin explain late_orders 17             the value of the key column, as the source writes it
+  tocsin explain late_orders 17 eu          of several key columns, in the order of `key`
+  tocsin explain late_orders customer=Ann   by other columns, if one row has this value
+  tocsin explain late_orders                the alert itself, and keys to ask about
+
+A fingerprint is a key, too. Without a running Tocsin the ledger is read, and what cannot be known is said.
+"""
+
 OUTBOX = """\
 examples:
   tocsin outbox list --dead
@@ -120,14 +132,15 @@ OUTBOX_SHOW = """\
 example:
   tocsin outbox show 3f9c0a7be8d14c55a1f0c2d4e6b8a901
 
-Shows the notification, all columns of its row, and each failed attempt.
+Shows the notification, all columns of its row, each attempt with its answer, the request with secrets hidden, and what
+happens next.
 """
 
 OUTBOX_RETRY = """\
 examples:
   tocsin outbox retry 3f9c0a7be8d14c55a1f0c2d4e6b8a901
   tocsin outbox retry --all
-  tocsin outbox retry --all --channel people
+  tocsin outbox retry --all --channel people --reason rejected
 
 Dead letters are sent again, under the same ids. Fix their reason first.
 """
@@ -136,7 +149,7 @@ OUTBOX_DROP = """\
 examples:
   tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
   tocsin outbox drop --all
-  tocsin outbox drop --all --channel people
+  tocsin outbox drop --all --channel people --alert late_orders
 
 A dropped notification is not sent. With --all, only dead letters are dropped.
 """

@@ -3,14 +3,20 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
+from tocsin.app.explaining import Explainer
+from tocsin.app.surroundings import LedgerAlone
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, with_ledger
+from tocsin.cli.explain import life_lines
+from tocsin.cli.paragraphs import fitted
 from tocsin.cli.tables import cell, clock_time, table
 from tocsin.config import Config
-from tocsin.errors import TocsinError
+from tocsin.errors import Reason, TocsinError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
-from tocsin.web import views
+from tocsin.web import explanations, views
 
 _SHORT = 12
 """Characters of an id on a terminal: as good as unique, and enough for the other commands."""
@@ -24,7 +30,7 @@ def command(chosen: Namespace) -> Exit:
 
 async def _list(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     status = Status(chosen.status) if chosen.status else None
-    wanted = Filter(status=status, channel=chosen.channel, alert=chosen.alert, limit=chosen.limit)
+    wanted = Filter(**_filters(chosen), status=status, limit=chosen.limit)
     records = await ledger.find(wanted)
     # What the ledger still holds of a removed alert or channel can be listed.
     if not records:
@@ -55,18 +61,31 @@ async def _show(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     [record] = await _named(ledger, [chosen.id])
     shown = views.notification(record, config.alerts.get(record.alert))
     attempts = [views.attempt(one) for one in await ledger.attempts(record.id)]
+    life = await _life(ledger, config, record)
     if chosen.json:
-        print(views.text({**shown, "failed_attempts": attempts}))
+        print(views.text({**life, "failed_attempts": attempts}))
         return Exit.OK
     row, previous = shown.pop("row"), shown.pop("previous")
     table(("field", "value"), [(name, cell(value)) for name, value in shown.items()], empty="")
     print()
     rows = [(name, cell(value), *([cell(previous.get(name))] if previous else [])) for name, value in row.items()]
     table(("column", "value", *(["before"] if previous else [])), rows, empty="the row has no columns")
-    if attempts:
+    if life["answers"]:
         print()
-        table(("failed attempt", "reason", "detail"), [tuple(attempt.values()) for attempt in attempts], empty="")
+        table(("attempt", "outcome", "reason", "answer"), [tuple(one.values()) for one in life["answers"]], empty="")
+    print()
+    print(fitted(life_lines(life)))
     return Exit.OK
+
+
+async def _life(ledger: Ledger, config: Config, record: Record) -> dict[str, Any]:
+    around = LedgerAlone(config, ledger)
+    try:
+        life, route = await Explainer(config, ledger, around, ledger.now()).notification(record)
+        shown = explanations.life(life, config.alerts.get(record.alert))
+        return {**shown, "route": explanations.route(route)}
+    finally:
+        await around.close()
 
 
 async def _change(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
@@ -74,10 +93,14 @@ async def _change(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     if bool(chosen.id) == chosen.all:
         raise TocsinError("name notifications by id, or use --all")
     if chosen.all:
-        wanted = Filter(status=Status.DEAD, channel=chosen.channel, limit=1_000_000)
+        wanted = Filter(**_filters(chosen), status=Status.DEAD, limit=1_000_000)
         records = await ledger.find(wanted)
         if not records:
             _check_known("channel", chosen.channel, config.channels)
+            _check_known("alert", chosen.alert, config.alerts)
+            await _say_pending(ledger, wanted, chosen.action)
+    elif any(_filters(chosen).values()):
+        raise TocsinError("--channel, --alert and --reason choose among all; use them with --all")
     else:
         records = await _named(ledger, chosen.id)
     ids = [record.id for record in records]
@@ -89,6 +112,19 @@ async def _change(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
         if record.status not in able:
             print(f"{record.id} is {record.status}: nothing was done", file=sys.stderr)
     return Exit.OK if count or chosen.all else Exit.FAILED
+
+
+def _filters(chosen: Namespace) -> dict[str, Any]:
+    _check_known("reason", chosen.reason, Reason)
+    return {"channel": chosen.channel, "alert": chosen.alert, "reason": chosen.reason}
+
+
+async def _say_pending(ledger: Ledger, wanted: Filter, action: str) -> None:
+    """With --all and no dead letters: say that pending notifications are not meant, if there are any."""
+    pending = len(await ledger.find(replace(wanted, status=Status.PENDING)))
+    if pending and action == "drop":
+        few = "1 notification is pending" if pending == 1 else f"{pending:,} notifications are pending"
+        print(f"--all drops dead letters only; {few}: name what to drop by id", file=sys.stderr)
 
 
 async def _named(ledger: Ledger, given: Sequence[str]) -> list[Record]:

@@ -18,6 +18,10 @@ from tocsin.config import Config
 from tocsin.errors import TocsinError
 
 
+class UnreachableError(TocsinError):
+    """No process answers there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """Where the process is, and how to log in."""
@@ -37,7 +41,7 @@ class Running:
             raise TocsinError(_reason(error)) from None
         except (OSError, ValueError) as error:
             why = getattr(error, "reason", error)
-            raise TocsinError(f"{self.url}: {_why(why)}") from None
+            raise UnreachableError(f"{self.url}: {_why(why)}") from None
 
 
 def running(chosen: Namespace) -> Running:

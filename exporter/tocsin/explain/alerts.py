@@ -38,7 +38,6 @@ def explain(facts: Facts) -> Explanation:
             one,
             channels.get(one.record.channel, ChannelFacts(name=one.record.channel)),
             facts.now,
-            running=facts.running,
         )
         for one in facts.notifications
     ]
@@ -49,7 +48,7 @@ def explain(facts: Facts) -> Explanation:
         fingerprint=facts.found.fingerprint,
         key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), facts.alert.key),
         verdict=judged.verdict,
-        summary=sentence(judged.summary),
+        summary=f"{judged.summary}.",
         because=[*map(sentence, (*judged.because, *_source(facts), *_unsent(facts, judged.verdict, routes, lives)))],
         source=facts.status,
         started_at=None if of is None else of.started_at / 1000,

@@ -12,10 +12,10 @@ SHORT = 12
 """Characters of an id in a sentence; the commands take them."""
 
 
-def life(facts: NotificationFacts, channel: ChannelFacts, now: float, *, running: bool) -> Life:
-    """Explain a notification. `running`: whether the process that sends was asked."""
+def life(facts: NotificationFacts, channel: ChannelFacts, now: float) -> Life:
+    """Explain a notification."""
     record = facts.record
-    says, step = _pending(facts, channel, now, running=running) if _is_pending(record) else _over(facts, now)
+    says, step = _pending(facts, channel, now) if _is_pending(record) else _over(facts, now)
     return Life(
         record=record,
         request=facts.request,
@@ -83,9 +83,7 @@ def _is_pending(record: Record) -> bool:
     return record.status is Status.PENDING
 
 
-def _pending(
-    facts: NotificationFacts, channel: ChannelFacts, now: float, *, running: bool
-) -> tuple[list[str], Step | None]:
+def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple[list[str], Step | None]:
     record = facts.record
     failed = _failed(record)
     if not channel.kind:
@@ -96,8 +94,6 @@ def _pending(
         text = _blocked(record, before, facts, now)
         return [*failed, text], Step(at=None, text=f"it is sent after {before.id[:SHORT]}")
     at, waits = _waits(facts, channel, now)
-    if not running:
-        waits = [*waits, "nothing is sent while no process runs"]
     text = f"sent to {record.channel}" if not record.attempts else f"sent to {record.channel} again"
     return [*failed, *waits], Step(at=at, text=f"the {record.kind} is {text}")
 

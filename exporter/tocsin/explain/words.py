@@ -49,5 +49,7 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """A text that ends with a full stop."""
-    return text if text.endswith((".", "…", "!", "?")) else f"{text}."
+    """A text as a sentence: with a capital, unless it begins with something like an address, and a full stop."""
+    first = text.split(" ", 1)[0].rstrip(",:;")
+    start = text[:1].upper() if first.isalpha() else text[:1]
+    return start + text[1:] + ("" if text.endswith((".", "…", "!", "?")) else ".")
