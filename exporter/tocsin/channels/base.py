@@ -58,6 +58,9 @@ class Delivered:
     sent: bool = True
     """False where there was nothing to send: then the time until now does not count as a delivery time."""
 
+    answer: str = field(default="", compare=False)
+    """The receiver's, for people, where it is known without more work: a status, the name of a queue."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:

@@ -68,7 +68,7 @@ class Client:
                 method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 if response.status in success:
-                    return Delivered()
+                    return Delivered(answer=str(response.status))
                 text = redact(f"{response.status} {await _beginning(response)}")
                 return Answer(response.status, text, retry_after(response.headers.get("Retry-After"), self._now()))
         except TimeoutError:

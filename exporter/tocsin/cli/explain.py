@@ -17,10 +17,13 @@ from tocsin.cli.tables import cell
 from tocsin.config import Config
 from tocsin.errors import TocsinError
 from tocsin.explain.keys import Asked
+from tocsin.explain.words import sentence
 from tocsin.ledger.base import Ledger
 from tocsin.web import explanations, views
 
 _SHORT = 12
+_ANSWERS = 3
+"""Attempts that are shown: the last ones."""
 _REQUEST = 240
 """Characters of a request: `tocsin outbox show` has all of it."""
 
@@ -79,7 +82,7 @@ def _lines(found: Mapping[str, Any]) -> Lines:
     if found["next"]:
         yield from [(0, ""), (0, "next")]
         for step in found["next"]:
-            yield 2, f"{step['at']}: {step['text']}" if step["at"] else step["text"]
+            yield 2, f"{step['at']}: {step['text']}" if step["at"] else sentence(step["text"])
 
 
 def _nearest(found: Mapping[str, Any]) -> Lines:
@@ -100,7 +103,10 @@ def _notification(one: Mapping[str, Any]) -> Lines:
     yield 0, ""
     yield 0, f"notification {one['id'][:_SHORT]}: {one['kind']} at {one['at']}, to {one['channel']}: {one['status']}"
     yield from ((2, text) for text in one["says"])
-    for answer in one["answers"]:
+    answers = one["answers"]
+    if len(answers) > _ANSWERS:
+        yield 2, f"{len(answers) - _ANSWERS} earlier attempts, which failed, too"
+    for answer in answers[-_ANSWERS:]:
         yield 2, f"{answer['at']} {answer['outcome']}{_answer(answer)}"
     if one["request"] is not None:
         text = json.dumps(one["request"], ensure_ascii=False)

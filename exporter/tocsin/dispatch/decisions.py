@@ -66,8 +66,8 @@ def _decide(result: Result, attempts: int, age: float, now: float, setup: Setup)
     """`attempts`: those before this one."""
     policy = setup.policy
     match result:
-        case Delivered(note):
-            return _Decision(Status.DELIVERED, detail=note)
+        case Delivered(note, _, answer):
+            return _Decision(Status.DELIVERED, detail=note or answer)
         case Paused(reason, detail):
             return _Decision(Status.PENDING, reason, detail, counts=False)
         case Rejected(reason, detail):

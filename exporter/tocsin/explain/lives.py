@@ -147,4 +147,7 @@ def _waits(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple
         held = "the rate limit of the channel" if channel.is_limited else f"the channel is {channel.state}"
         why = f" ({channel.message})" if channel.message and not channel.is_limited else ""
         waits.append(f"{held}{why}: it sends again at {moment(now + channel.opens_in, now)}")
-    return at, waits or ["it is sent now"]
+    if not waits:
+        unknown = channel.state is None
+        waits.append("it is due; whether a process sends it is not known" if unknown else "it is sent now")
+    return at, waits

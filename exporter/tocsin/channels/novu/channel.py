@@ -145,7 +145,7 @@ class Novu(BatchingChannel):
 
     def _result(self, entry: Entry) -> Result:
         if entry.status == PROCESSED:
-            return Delivered()
+            return Delivered(answer=PROCESSED)
         status = f"{entry.status}: {entry.errors}" if entry.errors else entry.status
         detail = "; ".join(part for part in (status, _FIXES.get(entry.status)) if part)
         return Rejected(Reason.NOT_PROCESSED, self._api.redact(detail))
