@@ -14,6 +14,7 @@ from aiohttp import ClientResponse
 from support.waiting import SOON, until
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, Client, FakeProcess, Start, error, firing
 from tocsin.errors import LedgerError, LedgerReason
+from tocsin.explain.keys import Asked
 from tocsin.ledger.base import Attempt, Filter, Status
 from tocsin.model import Kind
 from tocsin.sources.http import RefusedRequest
@@ -70,7 +71,7 @@ async def test_summary_is_that_of_notifications(start: Start, process: FakeProce
         "fired: <B>ACME</B> at 1.5",
         "fired: <B>ACME</B> at Infinity",
     ]
-    assert await listed("dead-letters", "notifications") == ["fired: <B>ACME</B> at 1.5"] * 2
+    assert await listed("notifications", "notifications") == ["fired: <B>ACME</B> at 1.5"] * 2
     assert await listed("history/late", "episodes") == ["resolved: <B>ACME</B> at 1.5", "fired: <B>ACME</B> at 1.5"]
     process.summary = "{{ row.nonesuch }}"
     assert "<error: " in (await listed("firing?alert=late&limit=1", "firing"))[0]
@@ -93,9 +94,9 @@ async def test_notifications_are_filtered_and_paged(start: Start, process: FakeP
         answer = await (await client.get(f"/api/v1/{query}")).json()
         return [record["seq"] for record in answer["notifications"]], answer["before"], process.outbox.wanted[-1]
 
-    pager = Filter(channel="pager", limit=1, before=23)
+    pager = Filter(channel="people", limit=1, before=23)
     assert await listed("notifications") == ([7, 8], None, Filter(limit=100))
-    assert await listed("notifications?limit=1&channel=pager&before=23") == ([7], 7, pager)
+    assert await listed("notifications?limit=1&channel=people&before=23") == ([7], 7, pager)
     assert (await listed("notifications?status=pending&alert=lost"))[2] == Filter(
         status=Status.PENDING, alert="lost", limit=100
     )
@@ -109,6 +110,9 @@ async def test_one_notification_has_fields_and_attempts(start: Start, process: F
     assert (record["status"], record["reason"], record["detail"], record["attempts"]) == ("dead", "rejected", "422", 3)
     assert record["settled_at"] == "2023-11-14T22:13:22.000Z"
     assert record["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
+    assert [(one["outcome"], one["answer"]) for one in record["answers"]] == [("dead", "no answer")]
+    assert (record["request"], record["route"]["channel"]) == ({"to": ["ann"]}, "people")
+    assert "tocsin outbox retry" in record["next"]["text"]
     missing = await client.get("/api/v1/notifications/nothing")
     assert missing.status == 404
     assert "'nothing'" in await error(missing)
@@ -126,6 +130,8 @@ async def test_one_notification_has_fields_and_attempts(start: Start, process: F
         ("notifications?before=-1", 400, "before is '-1'"),
         ("notifications?before=99999999999999999999", 400, "before is"),
         ("notifications?status=done", 400, "status is 'done'; it must be one of pending, delivered, dead, dropped"),
+        ("dead-letters?reason=bad", 400, "reason is 'bad'; it must be one of connection, timeout"),
+        ("explain/late?id=17", 400, "unknown query parameter id; known: key, fingerprint"),
         ("firing?alert=lte", 404, "there is no alert 'lte'; there are: late, lost"),
         ("nothing", 404, "Not Found"),
     ],
@@ -135,6 +141,31 @@ async def test_bad_requests_get_a_reason(start: Start, path: str, status: int, e
     response = await client.get(f"/api/v1/{path}")
     assert response.status == status
     assert expected in await error(response)
+
+
+async def test_explanation_is_of_the_key_that_was_asked(start: Start, process: FakeProcess) -> None:
+    client = await start()
+    answer = await (await client.get("/api/v1/explain/late?key=17&key=region=eu")).json()
+    assert (answer["verdict"], answer["summary"]) == ("unseen", "late 17 does not fire.")
+    await client.get(f"/api/v1/explain/late?fingerprint={'f' * 32}")
+    assert process.asked == [("late", Asked(values=("17", "region=eu"))), ("late", Asked(fingerprint="f" * 32))]
+
+
+async def test_dead_letters_are_retried_and_dropped_by_filter(start: Start, process: FakeProcess) -> None:
+    """Only by an administrator, and never what is pending."""
+    other = replace(DEAD, seq=9, id="o" * 32, channel="pager", reason="timeout")
+    process.outbox.records = [DEAD, other, PENDING]
+    client = await start()
+    for action in ("retry", "drop"):
+        assert (await client.post(f"/api/v1/dead-letters/{action}")).status == 403
+    client = await start(admin=True)
+    wrong = await client.post("/api/v1/dead-letters/drop?status=pending")
+    assert (wrong.status, "known: channel, alert, reason" in await error(wrong)) == (400, True)
+    retried = await client.post("/api/v1/dead-letters/retry?channel=pager&reason=timeout")
+    assert await retried.json() == {"retried": 1}
+    assert (process.rescans, process.outbox.records) == (1, [DEAD, PENDING])
+    dropped = await client.post("/api/v1/dead-letters/drop?alert=late")
+    assert (await dropped.json(), process.outbox.records) == ({"dropped": 1}, [PENDING])
 
 
 async def test_unreadable_ledger_fails_only_what_needs_it(start: Start, process: FakeProcess) -> None:
