@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from support.waiting import SOON, until
-from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, Client, FakeProcess, Start, error, firing
+from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, PENDING, Client, FakeProcess, Start, error, firing
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.explain.keys import Asked
 from tocsin.ledger.base import Attempt, Filter, Status
