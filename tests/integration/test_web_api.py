@@ -148,7 +148,7 @@ async def test_explanation_is_of_the_key_that_was_asked(start: Start, process: F
     answer = await (await client.get("/api/v1/explain/late?key=17&key=region=eu")).json()
     assert (answer["verdict"], answer["summary"]) == ("unseen", "late 17 does not fire.")
     await client.get(f"/api/v1/explain/late?fingerprint={'f' * 32}")
-    assert process.asked == [("late", Asked(values=("17", "region=eu"))), ("late", Asked(fingerprint="f" * 32))]
+    assert process.keys == [("late", Asked(values=("17", "region=eu"))), ("late", Asked(fingerprint="f" * 32))]
 
 
 async def test_dead_letters_are_retried_and_dropped_by_filter(start: Start, process: FakeProcess) -> None:
