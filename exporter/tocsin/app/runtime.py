@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 
 import structlog
 
@@ -72,6 +73,8 @@ class Runtime:
         self._ended = 0
         self._count_at = -math.inf
         self._undeleted = Repeats(log, "old notifications cannot be deleted")
+        self._silenced: AbstractSet[str] = frozenset()
+        """The silences that were active when they were last followed."""
         self._fenced = False
         """Whether another process has taken over from this one."""
         metrics.removed_channels = self._removed_states
@@ -295,12 +298,25 @@ class Runtime:
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
-        if ledger.silences.due(ledger.now()):
-            await self._close_silences(ledger)
+        await self._follow_silences(ledger)
         if ledger.fault is not None:
             raise ledger.fault
 
-    async def _close_silences(self, ledger: Ledger) -> None:
+    async def _follow_silences(self, ledger: Ledger) -> None:
+        """Announce the silences that are active, each once, and close those whose end has come."""
+        active = {one.id: one for one in ledger.silences.active(ledger.now())}
+        for silence in (one for id_, one in active.items() if id_ not in self._silenced):
+            log.info(
+                "silence active",
+                silence=silence.id,
+                matchers=str(silence.matchers),
+                until=datetime.fromtimestamp(silence.ends_at, UTC).isoformat(timespec="seconds"),
+                reason=silence.reason,
+                by=silence.by,
+            )
+        self._silenced = active.keys()
+        if not ledger.silences.due(ledger.now()):
+            return
         for silence in await ledger.close_silences():
             log.info(
                 "silence ended",
