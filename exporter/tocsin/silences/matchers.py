@@ -83,7 +83,7 @@ def parse(text: str) -> Matchers:
     a silence holds back everything."""
     if len(text) > _LONGEST:
         raise MatchersError(f"the matchers have {len(text):,} characters; at most {_LONGEST:,} are allowed")
-    found = _Parser(text).parse()
+    found = read(text)
     if not found:
         raise MatchersError('there is no matcher; write one like alertname="late_orders"')
     if all(one.matches("") for one in found):
@@ -92,6 +92,11 @@ def parse(text: str) -> Matchers:
             ' alertname="late_orders", or alertname=~".+" for all alerts'
         )
     return Matchers(tuple(found))
+
+
+def read(text: str) -> Sequence[Matcher]:
+    """Read matchers exactly as Alertmanager does, none included. Raises MatchersError."""
+    return _Parser(text).parse()
 
 
 # Tokens.
@@ -213,6 +218,8 @@ class _Parser:
         if braces and not self._accept("}"):
             raise self._expected("a comma or }" if found else "a label's name or }")
         if self._next.kind:
+            if self._next.kind == "}" and not braces:
+                raise _wrong(self._text, self._next.column, "there is no opening {")
             raise self._expected("a comma" if found and not braces else "the end")
         return found
 
