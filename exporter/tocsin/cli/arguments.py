@@ -38,8 +38,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--downtime", metavar="DURATION", default="1h", help=downtime)
     _login(doctor)
     _finish(doctor, json="print findings as JSON")
-    init = _add(commands, "init", "configuration", "print a configuration file", examples.INIT)
-    _flag(init, "--from-env", "from the variables of the script materialize-novu")
+    _add_init(commands)
     schema = _add(commands, "schema", "check", "print the JSON Schema of the configuration file", examples.SCHEMA)
     _flag(schema, "--tests", "of files of tests instead, see `tocsin test`")
     _add_test(commands)
@@ -192,6 +191,19 @@ def _add_ledger(commands: _Commands) -> None:
     )
     migrate.add_argument("place", metavar="CONFIG", help="a configuration file (.yaml), or the address of its ledger")
     _flag(migrate, "--dry-run", "print the SQL, and change nothing")
+
+
+def _add_init(commands: _Commands) -> None:
+    init = _add(commands, "init", "init", "write a first configuration", examples.INIT)
+    init.add_argument("--dsn", metavar="DSN", help="the server, as in postgresql://user@host/database; it is asked")
+    relation = "a view or table to watch, as SQL writes it; may be repeated (default: the first one)"
+    init.add_argument("--relation", metavar="NAME", action="append", default=[], help=relation)
+    init.add_argument("--channel", metavar="TYPE", help="console, webhook, novu, email, slack, apprise or none")
+    setting = "a setting of the channel, as in url=https://example.com/hook; may be repeated"
+    init.add_argument("--set", metavar="KEY=TEXT", action="append", default=[], help=setting)
+    _flag(init, "--yes", "ask nothing, accept every proposal")
+    init.add_argument("-o", "--output", metavar="FILE", help="the file to write; it must not exist (default: print it)")
+    _flag(init, "--from-env", "translate the variables of the script materialize-novu")
 
 
 def _add_postgres(commands: _Commands) -> None:

@@ -40,6 +40,11 @@ def command(chosen: Namespace) -> Exit:
     return _report(problems, warnings, chosen, config)
 
 
+async def problems_of(config: Config) -> list[Problem]:
+    """Check a configuration as `tocsin check --online` does."""
+    return [*check(config), *await _online(config, quiet=True)]
+
+
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:
     """Ask the servers. The objects are those that `tocsin run` would make."""
     sources = {name: build.make_source(source) for name, source in config.sources.items()}

@@ -1,4 +1,4 @@
-"""The configuration of a command with its ledger, and `tocsin init`."""
+"""The configuration of a command, with its ledger."""
 
 import asyncio
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from tocsin.app.ledgers import opened
-from tocsin.cli import Exit
 from tocsin.config import Config, load
 from tocsin.config.environment import from_environment, is_configured
 from tocsin.config.loading import load_text
@@ -20,8 +19,6 @@ from tocsin.ledger.base import Ledger
 
 T = TypeVar("T")
 _DEFAULT = "tocsin.yaml"
-_FIRST = Path(__file__).with_name("first.yaml")
-"""The first configuration of README.md."""
 
 
 def configuration(chosen: Namespace) -> Config:
@@ -64,14 +61,3 @@ def with_ledger(config: Config, work: Callable[[Ledger], Awaitable[T]]) -> T:
             await ledger.close()
 
     return asyncio.run(run())
-
-
-def command(chosen: Namespace) -> Exit:
-    """Run `tocsin init`."""
-    if not chosen.from_env:
-        print(_FIRST.read_text(encoding="utf-8"), end="")
-        return Exit.OK
-    text, config = from_environment(os.environ)
-    warn(config)
-    print(text, end="")
-    return Exit.OK

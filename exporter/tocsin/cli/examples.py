@@ -57,10 +57,14 @@ exit status:
 
 INIT = """\
 examples:
-  tocsin init > tocsin.yaml              a first configuration: one view, one webhook
+  tocsin init                            ask for a server, a view and a channel, and write tocsin.yaml
+  tocsin init --yes --dsn postgresql://tocsin@db/shop --relation late_orders -o tocsin.yaml
+  tocsin init --yes --dsn postgresql://tocsin@db/shop --channel webhook --set url=https://example.com/hook
+  tocsin init > tocsin.yaml              a first configuration without a server: one view, one webhook
   tocsin init --from-env > tocsin.yaml   the environment variables of the script materialize-novu
 
-With --from-env, the file refers to the variables. It holds no secret.
+The server is read, never written to. A password goes into a file of its own or is a variable. No file is overwritten
+unless you agree.
 """
 
 SCHEMA = """\

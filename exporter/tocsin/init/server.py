@@ -1,0 +1,206 @@
+"""What `tocsin init` asks a server. Each question has a limit of time, and reads only."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from tocsin.errors import SourceError
+from tocsin.init.facts import Facts, Inventory, Kind, Known, Relation, sql_name
+from tocsin.model import Row
+from tocsin.postgres import relation as identifier
+from tocsin.sources.server_errors import statement_error, translated
+from tocsin.sources.settings import PostgresConfig
+from tocsin.sources.wire import Wire, connect
+
+MOST_ROWS = 10_000
+"""Rows that are read of a relation."""
+_COUNTED = 100_000
+"""Rows that are counted; a table that is estimated to have more is not."""
+_COUNT_SECONDS, _ALL_COUNTS_SECONDS, _READ_SECONDS = 1.0, 6.0, 20.0
+_PAUSE = 1.1
+"""Seconds between two readings."""
+
+_RELATIONS = sql.SQL("""
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.reltuples::bigint, pg_catalog.pg_table_is_visible(c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('v', 'm', 'r', 'p', 'f') AND NOT c.relispartition AND n.nspname !~ '^(pg_|information_schema$)'
+  AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+ORDER BY pg_catalog.strpos('vmrpf', c.relkind::text), 2, 3""")
+_MZ_RELATIONS = sql.SQL("""
+SELECT o.oid, s.name, o.name, o.type, NULL, s.name = 'public'
+FROM mz_catalog.mz_objects o JOIN mz_catalog.mz_schemas s ON s.id = o.schema_id
+WHERE o.id LIKE 'u%' AND o.type IN ('view', 'materialized-view', 'table', 'source')
+  AND s.database_id = (SELECT id FROM mz_catalog.mz_databases WHERE name = current_database())
+ORDER BY CASE o.type WHEN 'materialized-view' THEN 0 WHEN 'view' THEN 0 ELSE 1 END, 2, 3""")
+_KINDS = {"v": "view", "m": "materialized view", "r": "table", "p": "partitioned table", "f": "foreign table"}
+_KEYS = sql.SQL("""
+SELECT i.indrelid = {oid}, c.relname, t.relname, i.indisprimary,
+  (SELECT pg_catalog.json_agg(a.attname ORDER BY k.place) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k(number, place)
+   JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number WHERE k.place <= i.indnkeyatts)
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indrelid = {oid}
+  OR i.indisprimary AND i.indrelid IN (SELECT d.refobjid FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend d ON d.objid = r.oid AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    WHERE r.ev_class = {oid}))
+ORDER BY i.indisprimary DESC, i.indnkeyatts, 2""")  # noqa: E501 - SQL
+_MZ_DEFINITION = sql.SQL("""
+SELECT definition FROM mz_catalog.mz_views WHERE oid = {oid}
+UNION ALL SELECT definition FROM mz_catalog.mz_materialized_views WHERE oid = {oid}""")
+_PLANNED = re.compile(r'keys: "([^"]*)"')
+
+
+async def inventory(server: PostgresConfig) -> Inventory:
+    """What the server is, and what the role may read there, with counts. Raises SourceError."""
+    async with _asking(server) as asking:
+        cluster = ""
+        if asking.kind == "materialize":
+            cluster = str((await asking.rows(sql.SQL("SHOW cluster")))[0][0] or "")
+        listed = await asking.rows(_RELATIONS if asking.kind == "postgres" else _MZ_RELATIONS)
+        relations = [_relation(row) for row in listed]
+        end = asyncio.get_running_loop().time() + _ALL_COUNTS_SECONDS
+        counted = [replace(one, rows=await asking.count(one, end)) for one in relations]
+        return Inventory(kind=asking.kind, version=asking.version, relations=tuple(counted), cluster=cluster)
+
+
+async def facts(server: PostgresConfig, relation: Relation) -> Facts:
+    """Read the first rows of a relation twice, and what the server knows of it. Raises SourceError."""
+    async with _asking(server) as asking:
+        target = identifier(relation.name)
+        columns = await asking.wire.describe(sql.SQL("SELECT * FROM {}").format(target))
+        select = sql.SQL("SELECT * FROM {} LIMIT {}").format(target, sql.Literal(MOST_ROWS))
+        rows = await asking.rows(select, _READ_SECONDS)
+        await asyncio.sleep(_PAUSE)
+        later = await asking.rows(select, _READ_SECONDS)
+        found = Facts(
+            relation=relation,
+            columns=columns,
+            rows=tuple(rows),
+            later=tuple(later),
+            complete=len(rows) < MOST_ROWS,
+        )
+        return await (asking.of_materialize(found) if asking.kind == "materialize" else asking.of_postgres(found))
+
+
+class _Asking:
+    """A connection to a server of one kind."""
+
+    def __init__(self, server: PostgresConfig, wire: Wire, version: str) -> None:
+        self.wire = wire
+        self.kind: Kind = "materialize" if "Materialize" in version else "postgres"
+        found = re.search(
+            r"(?:Materialize|PostgreSQL) v?([\w.-]+)", version.partition("(")[2 * (self.kind == "materialize")]
+        )
+        name = "Materialize" if self.kind == "materialize" else "PostgreSQL"
+        self.version = f"{name} {found[1]}" if found else name
+        self._server = server
+
+    async def rows(self, statement: sql.Composable, seconds: float = 10.0) -> list[Row]:
+        """The rows of a statement. The server ends it after so many seconds: then SourceError, as for other errors."""
+        limit = sql.Literal(f"{round(seconds * 1000)}ms")
+        try:
+            if self.kind == "materialize":
+                await self.wire.query(sql.SQL("SET statement_timeout = {}").format(limit))
+                return await self.wire.query(statement)
+            await self.wire.query(sql.SQL("BEGIN READ ONLY; SET LOCAL statement_timeout = {}").format(limit))
+            found = await self.wire.query(statement)
+            await self.wire.query(sql.SQL("COMMIT"))
+        except psycopg.Error as error:
+            if error.sqlstate is not None and self.kind == "postgres":
+                await self.wire.query(sql.SQL("ROLLBACK"))
+            raise statement_error(error, self._server.display) from error
+        return found
+
+    async def count(self, relation: Relation, end: float) -> str:
+        """How many rows it has, for people. `end`: when the counting of all relations has to be over."""
+        estimate = relation.estimate or 0
+        if estimate > _COUNTED:
+            return f"about {estimate:,}"
+        left = end - asyncio.get_running_loop().time()
+        if left < _COUNT_SECONDS / 10:
+            return "not counted"
+        some = sql.SQL("SELECT 1 FROM {} LIMIT {}").format(identifier(relation.name), sql.Literal(_COUNTED))
+        try:
+            counted = await self.rows(
+                sql.SQL("SELECT count(*) FROM ({}) AS counted").format(some), min(left, _COUNT_SECONDS)
+            )
+        except SourceError as error:
+            if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+                return f"about {estimate:,}" if estimate else f"not counted within {_COUNT_SECONDS:g} s"
+            return f"cannot be read: {error.message}"
+        number = int(counted[0][0] or 0)
+        return f"{number:,}" if number < _COUNTED else f"{number:,} or more"
+
+    async def of_postgres(self, found: Facts) -> Facts:
+        """Add declared keys, and the definition of a view."""
+        oid = sql.Literal(found.relation.oid)
+        keys: list[Known] = []
+        base: dict[str, str] = {}
+        for own, index, table, primary, names in await self.rows(_KEYS.format(oid=oid)):
+            columns = tuple(json.loads(names or "[]"))
+            if own == "t":
+                keys.append(Known(columns=columns, why="primary key" if primary == "t" else f"unique index {index}"))
+            else:
+                base |= dict.fromkeys(columns, str(table))
+        definition = ""
+        if "view" in found.relation.kind:
+            shown = await self.rows(sql.SQL("SELECT pg_catalog.pg_get_viewdef({}::oid, true)").format(oid))
+            definition = shown[0][0] or ""
+        return replace(found, keys=tuple(keys), base_keys=base, definition=definition)
+
+    async def of_materialize(self, found: Facts) -> Facts:
+        """Add the keys that the planner knows, the definition of a view, and whether SUBSCRIBE accepts it."""
+        target = identifier(found.relation.name)
+        plan: sql.Composable = sql.SQL("OPTIMIZED PLAN WITH (keys) AS VERBOSE TEXT FOR SELECT * FROM {}").format(target)
+        if found.relation.kind == "view":  # an index would hide the keys
+            plan = sql.SQL("LOCALLY OPTIMIZED PLAN WITH (keys) AS VERBOSE TEXT FOR VIEW {}").format(target)
+        keys: list[Known] = []
+        with suppress(SourceError):  # a version without this EXPLAIN
+            match = _PLANNED.search(
+                "\n".join(row[0] or "" for row in await self.rows(sql.SQL("EXPLAIN {}").format(plan)))
+            )
+            names = [column.name for column in found.columns]
+            for group in re.findall(r"\[([^\]]*)\]", match[1] if match else ""):
+                columns = tuple(names[int(place)] for place in group.split(",") if place.strip())
+                keys.append(Known(columns=columns, why="unique, as the planner knows"))
+        definition = ""
+        if found.relation.kind != "table":
+            shown = await self.rows(_MZ_DEFINITION.format(oid=sql.Literal(found.relation.oid)))
+            definition = (shown[0][0] or "") if shown else ""
+        refused = await self._refused(target)
+        return replace(found, keys=tuple(keys), definition=definition, refused=refused)
+
+    async def _refused(self, target: sql.Composable) -> str:
+        """Why SUBSCRIBE refuses it. It is accepted if only the end of this one is refused, which is in the past."""
+        try:
+            await self.rows(sql.SQL("SUBSCRIBE (SELECT * FROM {}) UP TO 1").format(target))
+        except SourceError as error:
+            return "" if "upper bound" in error.message else error.message
+        return ""
+
+
+@asynccontextmanager
+async def _asking(server: PostgresConfig) -> AsyncIterator[_Asking]:
+    async with connect(server) as wire:
+        with translated(server.display):
+            version = await wire.query(sql.SQL("SELECT version()"))
+            yield _Asking(server, wire, str(version[0][0]))
+
+
+def _relation(row: Sequence[str | None]) -> Relation:
+    oid, schema, name, kind, estimate, visible = row
+    parts = (cast("str", name),) if visible == "t" else (cast("str", schema), cast("str", name))
+    rows = int(estimate) if estimate is not None else -1
+    return Relation(
+        name=sql_name(*parts),
+        kind=_KINDS.get(kind or "", (kind or "").replace("-", " ")),
+        oid=int(oid or 0),
+        estimate=rows if rows >= 0 else None,
+    )
