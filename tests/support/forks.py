@@ -33,6 +33,8 @@ _IMPORTED = (
     "tocsin.channels.webhook.channel",
     "tocsin.cli.check",
     "tocsin.cli.doctor",
+    "tocsin.cli.record",
+    "tocsin.cli.replay",
     "tocsin.cli.run",
 )
 

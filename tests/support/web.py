@@ -22,6 +22,7 @@ from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Line, Record, Status
 from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.tap import Tap
 from tocsin.sources.http import Answer, RefusedRequest
 from tocsin.web import views
 from tocsin.web.access import Rules
@@ -195,6 +196,7 @@ class FakeProcess:
 
     def __init__(self) -> None:
         self.feed = Feed()
+        self.tap = Tap()
         self.outbox = FakeLedger()
         self.ledger = cast("Ledger", self.outbox)
         self.reasons: list[str] = []

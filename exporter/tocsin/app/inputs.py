@@ -28,6 +28,7 @@ from tocsin.pipeline.events import EventOutputs, EventPipeline
 from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.reporter import Stall
 from tocsin.pipeline.rows import RowOutputs, RowPipeline
+from tocsin.pipeline.tap import Tap
 from tocsin.sources.base import EventSource, Source
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class Inputs:
         outputs: Outputs,
         stalled: Callable[[str], None],
         *,
+        tap: Tap | None = None,
         make_source: Callable[[SourceConfig], Source | EventSource] = build.make_source,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -55,6 +57,7 @@ class Inputs:
         self._feed = feed
         self._outputs = outputs
         self._stalled = stalled
+        self._tap = tap or Tap()
         self._make_source = make_source
         self._clock = clock
         self._monotonic = monotonic
@@ -127,6 +130,7 @@ class Inputs:
             changed=functools.partial(self._outputs.changed, alert),
             columns=build.row_columns(config, alert, metrics),
             leads=alert.name in self.leads,
+            tap=self._tap,
         )
         source = config.sources[alert.source]
         pipeline = RowPipeline(
@@ -158,6 +162,7 @@ class Inputs:
             metrics=self._metrics.source(name),
             offer=self._outputs.offer,
             publish=self._feed.publish,
+            tap=self._tap,
             keep=not config.dry_run,
         )
         source = self._make_source(configured)

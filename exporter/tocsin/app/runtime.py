@@ -26,6 +26,7 @@ from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page, State
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.tap import Tap
 from tocsin.repeats import Repeats
 from tocsin.silences import State as SilenceState
 
@@ -50,6 +51,7 @@ class Runtime:
         self._tasks = tasks
         self.page = Page(metrics)
         self.feed = Feed()
+        self.tap = Tap()
         self.metrics = metrics
         self.outputs = Outputs(tasks, metrics, clock=clock)
         self.config: Config | None = None
@@ -65,7 +67,9 @@ class Runtime:
         """Where it listens."""
         self.ending = ending or asyncio.Event()
         self.stall = ""
-        self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
+        self.inputs = Inputs(
+            tasks, metrics, self.page, self.feed, self.outputs, self._stalled, tap=self.tap, clock=clock
+        )
         self._clock = clock
         self._changing = asyncio.Lock()
         """Held while something is started or stopped."""
@@ -230,6 +234,7 @@ class Runtime:
         any more without the ledger."""
         await self.suspend()
         self.feed.close()
+        self.tap.close()
         repeats.flush()
 
     async def suspend(self) -> None:

@@ -18,6 +18,7 @@ from tocsin.explain.keys import Asked
 from tocsin.exposition import State
 from tocsin.ledger.base import Backlog, Ledger, Record
 from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.tap import Tap
 from tocsin.sources.http import Answer, Http, RefusedRequest
 from tocsin.web import views
 from tocsin.web.base import Rows
@@ -41,6 +42,10 @@ class RunningProcess:
     @property
     def feed(self) -> Feed:
         return self._runtime.feed
+
+    @property
+    def tap(self) -> Tap:
+        return self._runtime.tap
 
     @property
     def ledger(self) -> Ledger | None:

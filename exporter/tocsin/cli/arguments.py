@@ -43,6 +43,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _flag(schema, "--tests", "of files of tests instead, see `tocsin test`")
     _add_test(commands)
     _add_live(commands)
+    _add_recording(commands)
     _add_outbox(commands)
     _add_silence(commands)
     _add_ledger(commands)
@@ -124,6 +125,34 @@ def _login(command: argparse.ArgumentParser) -> None:
     command.add_argument("--key", metavar="FILE", help="its key (default: in the same file)")
     command.add_argument("--user", help="a user of web.config_file; the password is $TOCSIN_PASSWORD, or asked for")
     command.add_argument("--token-file", metavar="FILE", help="a file with a token (default: $TOCSIN_TOKEN)")
+
+
+def _add_recording(commands: _Commands) -> None:
+    record = _add(commands, "record", "record", "record what the sources deliver to a running Tocsin", examples.RECORD)
+    record.add_argument("--alert", action="append", default=[], help="only this alert; may be repeated")
+    record.add_argument("-o", "--output", metavar="FILE", help="the file (default: tocsin-<time>.jsonl.gz)")
+    hides = "hide the values of this column, so that equal ones stay equal; may be repeated"
+    record.add_argument("--redact", metavar="COLUMN", action="append", default=[], help=hides)
+    _login(record)
+    _finish(record)
+    replay = _add(commands, "replay", "replay", "run the alerts of a configuration over a recording", examples.REPLAY)
+    replay.add_argument("file", metavar="FILE", help="what `tocsin record` has written")
+    replay.add_argument("--alert", action="append", default=[], help="only this alert; may be repeated")
+    how_fast = "how many times as fast as it was recorded, or max (default: max; with --send: 1)"
+    replay.add_argument("--speed", type=_speed, metavar="N", help=how_fast)
+    _flag(replay, "--send", "send to the channels of the configuration, with other ids; asks first")
+    _flag(replay, "--yes", "with --send: do not ask")
+    _finish(replay, json="print what would be sent as JSON, one object a line")
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float("inf") if text == "max" else float(text)
+    except ValueError:
+        speed = 0.0
+    if not speed > 0:
+        raise argparse.ArgumentTypeError("it must be a number above 0, or max")
+    return speed
 
 
 def _add_outbox(commands: _Commands) -> None:

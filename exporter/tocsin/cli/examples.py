@@ -114,6 +114,27 @@ examples:
 A fingerprint is a key, too. Without a running Tocsin the ledger is read, and what cannot be known is said.
 """
 
+RECORD = """\
+examples:
+  tocsin record                                       all alerts, until Ctrl-C
+  tocsin record --alert late_orders -o night.jsonl.gz
+  tocsin record --redact customer --redact email      hide what is in these columns
+
+Reads from the running process, over HTTP: the sources notice nothing. A file that was cut off, as by a crash, can be
+read to its last whole batch. `tocsin replay` runs alerts over it.
+"""
+
+REPLAY = """\
+examples:
+  tocsin replay night.jsonl.gz                        print what would be sent
+  tocsin replay night.jsonl.gz --alert late_orders --json
+  tocsin replay night.jsonl.gz --speed 10             ten times as fast as it happened
+  tocsin replay night.jsonl.gz --send --speed max     send it to the channels, after a question
+
+An alert takes what was recorded of its source and relation, so its other settings may have changed since. Nothing is
+kept: the ledger is a temporary one.
+"""
+
 OUTBOX = """\
 examples:
   tocsin outbox list --dead

@@ -30,13 +30,13 @@ class Running:
     context: ssl.SSLContext | None
     authorization: str = field(default="", repr=False)
 
-    def get(self, path: str) -> Any:
-        """Return the answer, open. Raises TocsinError."""
+    def get(self, path: str, timeout: float | None = None) -> Any:
+        """Return the answer, open. `timeout`: seconds that the process may be silent. Raises TocsinError."""
         request = urllib.request.Request(self.url + path)  # noqa: S310 - `running` checked the scheme
         if self.authorization:
             request.add_unredirected_header("Authorization", self.authorization)
         try:
-            return urllib.request.urlopen(request, context=self.context)  # noqa: S310 - as above
+            return urllib.request.urlopen(request, timeout=timeout, context=self.context)  # noqa: S310 - as above
         except urllib.error.HTTPError as error:
             raise TocsinError(_reason(error)) from None
         except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -29,6 +29,7 @@ from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import Reporter, Stall
 from tocsin.pipeline.routing import Router, values_of
+from tocsin.pipeline.tap import Tap
 from tocsin.repeats import Repeats
 from tocsin.sources.base import EventBatch, EventSource, EventStream
 
@@ -100,6 +101,8 @@ class EventOutputs:
     """Passes committed notifications to the dispatchers."""
     publish: Callable[[Sequence[Transition]], None]
     """Passes committed events to the page's feed."""
+    tap: Tap = field(default_factory=Tap)
+    """Where recordings get the batches from."""
     keep: bool = True
     """False: every event stays with its source (a dry run)."""
 
@@ -200,6 +203,7 @@ class EventPipeline:
 
     async def process(self, batch: EventBatch, stream: EventStream) -> None:
         """Bring a batch to the ledger and the dispatchers, and acknowledge it."""
+        self._out.tap.events(self.name, batch)
         self._count(batch)
         occurrences, unmatched = self._match(batch.events)
         try:

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -36,6 +36,7 @@ from tocsin.pipeline.restless import Restless
 from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
 from tocsin.pipeline.routing import Router
 from tocsin.pipeline.store import AlertStore
+from tocsin.pipeline.tap import Tap
 from tocsin.pipeline.timing import Timing
 from tocsin.sources.base import Source
 
@@ -62,6 +63,8 @@ class RowOutputs:
     """Passes committed notifications to the dispatchers."""
     publish: Callable[[Sequence[Transition]], None]
     """Passes committed transitions to the page's feed."""
+    tap: Tap = field(default_factory=Tap)
+    """Where recordings get the batches from."""
     columns: NamedColumns | None = None
     """The columns that the channels' options name."""
     leads: bool = True
@@ -169,6 +172,7 @@ class RowPipeline:
         """Bring a batch to the gauge, the ledger and the dispatchers."""
         firing = self._firing
         assert firing is not None
+        self._out.tap.rows(self.alert, firing, self.frontier, batch)
         outcome, rendered = await self._apply(firing, batch)  # the transitions, and the text for the gauge
         if self.gauges is not None and rendered is not None:
             self.gauges.install(rendered, self._clock())

@@ -59,7 +59,15 @@ class Life:
             self._page, feed = Page(metrics), Feed()
             self._outputs = Outputs(tasks, metrics, **times)
             self.inputs = Inputs(
-                tasks, metrics, self._page, feed, self._outputs, self._stalled, make_source=self._make_source, **times
+                tasks,
+                metrics,
+                self._page,
+                feed,
+                self._outputs,
+                self._stalled,
+                make_source=self._make_source,
+                tap=None,
+                **times,
             )
             config, ledger = self._config, self.ledger
             await self.inputs.update(config, ledger, frozenset(config.row_alerts))

@@ -20,6 +20,7 @@ from tocsin.web.guard import Guard, details
 from tocsin.web.live import Live
 from tocsin.web.page import PageApi
 from tocsin.web.readers import Readers
+from tocsin.web.recording import RecordingApi
 from tocsin.web.rows import Listing
 from tocsin.web.silences import SilencesApi
 from tocsin.web.views import text
@@ -62,17 +63,21 @@ def build(
     live = Live(process, clock=clock)
     shown = PageApi(process=process, guard=guard, live=live, listing=Listing(process), version=version, clock=clock)
     silences = SilencesApi(process=process, guard=guard)
+    recording = RecordingApi(process=process, guard=guard, version=version, clock=clock)
     operations = _Operations(process=process, page=page, guard=guard, readers=readers, clock=clock)
 
     async def end_streams(_: web.Application) -> None:
         process.feed.close()
+        process.tap.close()
         live.close()
 
     async def secure(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)
         response.headers.update(guard.rules.headers)
 
-    application.add_routes([*operations.routes(), *api.routes(), *silences.routes(), *shown.routes(), *_static()])
+    application.add_routes(
+        [*operations.routes(), *api.routes(), *silences.routes(), *shown.routes(), *recording.routes(), *_static()]
+    )
     application.cleanup_ctx.append(shown.running)
     application.on_response_prepare.append(secure)
     application.on_shutdown.append(end_streams)

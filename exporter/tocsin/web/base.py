@@ -11,6 +11,7 @@ from tocsin.firing import Firing
 from tocsin.ledger.base import Ledger, Record
 from tocsin.model import Columns
 from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.tap import Tap
 from tocsin.sources.http import Answer
 
 
@@ -30,6 +31,11 @@ class Process(Protocol):
     @property
     def feed(self) -> Feed:
         """The transitions as they happen."""
+        ...
+
+    @property
+    def tap(self) -> Tap:
+        """The batches as they come."""
         ...
 
     @property

@@ -1,0 +1,160 @@
+"""The lines of a recording: what a pipeline received, as JSON, and back.
+
+    {"state": "late", "at": ..., "source", "subject", "definition", "key", "value", "columns", "frontier", "firings"}
+    {"rows": "late", "at": ..., "frontier", "snapshot", "polled", "note", "updates": [[time, diff, row], ...]}
+    {"events": "shop", "at": ..., "position", "refused", "columns": [[...], ...], "list": [{"name", "id", ...}, ...]}
+
+`at` is wall-clock seconds; times of the source are milliseconds. A state comes before the first batch of an alert, and
+again where its columns changed or the recording was interrupted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from tocsin.firing import Firing, Phase
+from tocsin.model import Batch, Column, Columns, Event
+from tocsin.pipeline.resume import definition
+from tocsin.pipeline.tap import Seen, SeenEvents, SeenRows, SeenState
+from tocsin.sources.base import EventBatch, Subject
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What an alert on rows was before the batches that follow."""
+
+    at: float
+    """Wall-clock seconds."""
+    alert: str
+    source: str
+    subject: Subject
+    definition: str
+    """See `tocsin.pipeline.resume.definition`."""
+    columns: Columns
+    frontier: int | None
+    firings: Sequence[Firing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A batch of an alert on rows."""
+
+    at: float
+    alert: str
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """A batch of a source of events."""
+
+    at: float
+    source: str
+    events: Sequence[Event]
+
+
+Item: TypeAlias = State | Rows | Events
+
+
+def line_of(seen: Seen, at: float) -> Json:
+    """Write what a pipeline received at wall-clock time `at`."""
+    match seen:
+        case SeenState():
+            return _state(seen, at)
+        case SeenRows(alert=alert, batch=batch):
+            return {
+                "rows": alert,
+                "at": at,
+                "frontier": batch.frontier,
+                **({} if batch.snapshot is None else {"snapshot": batch.snapshot, "polled": batch.polled}),
+                **({"note": batch.note} if batch.note else {}),
+                "updates": batch.updates,
+            }
+        case SeenEvents(source=source, batch=of_events):
+            return _events(source, of_events, at)
+
+
+def _state(seen: SeenState, at: float) -> Json:
+    alert = seen.alert
+    return {
+        "state": alert.name,
+        "at": at,
+        "source": alert.source,
+        "subject": {name: value for name, value in asdict(alert.subject).items() if value is not None},
+        "definition": definition(alert),
+        "key": alert.key,
+        "value": alert.value,
+        "columns": _columns(seen.columns),
+        "frontier": seen.frontier,
+        "firings": [
+            (one.fingerprint, one.phase.value, one.started_at, one.marked_at, one.row, one.counts)
+            for one in seen.firings
+        ],
+    }
+
+
+def _events(source: str, batch: EventBatch, at: float) -> Json:
+    shapes = list({id(event.columns): event.columns for event in batch.events}.values())
+    number = {id(columns): place for place, columns in enumerate(shapes)}
+    return {
+        "events": source,
+        "at": at,
+        "position": dict(batch.position),
+        "refused": len(batch.refused),
+        "columns": [_columns(columns) for columns in shapes],
+        "list": [
+            {"name": one.name, "id": one.id, "at": one.at, "columns": number[id(one.columns)], "row": one.row}
+            for one in batch.events
+        ],
+    }
+
+
+def _columns(columns: Columns) -> list[tuple[str, int, int]]:
+    return [(column.name, column.oid, column.typmod) for column in columns]
+
+
+def item_of(line: Json) -> Item:
+    """Read a line. Raises LookupError, TypeError or ValueError for one that is none."""
+    if "state" in line:
+        return State(
+            at=line["at"],
+            alert=line["state"],
+            source=line["source"],
+            subject=Subject(**line["subject"]),
+            definition=line["definition"],
+            columns=_columns_of(line["columns"]),
+            frontier=line["frontier"],
+            firings=[_firing(*values) for values in line["firings"]],
+        )
+    if "rows" in line:
+        batch = Batch(
+            updates=[(at, diff, tuple(row)) for at, diff, row in line["updates"]],
+            frontier=line["frontier"],
+            snapshot=line.get("snapshot"),
+            polled=line.get("polled", False),
+            note=line.get("note", ""),
+        )
+        return Rows(at=line["at"], alert=line["rows"], batch=batch)
+    shapes = [_columns_of(columns) for columns in line["columns"]]
+    events = [
+        Event(name=one["name"], id=one["id"], at=one["at"], columns=shapes[one["columns"]], row=tuple(one["row"]))
+        for one in line["list"]
+    ]
+    return Events(at=line["at"], source=line["events"], events=events)
+
+
+def _columns_of(columns: Any) -> Columns:
+    return tuple(Column(name=name, oid=oid, typmod=typmod) for name, oid, typmod in columns)
+
+
+def _firing(fingerprint: str, phase: str, started_at: int, marked_at: int, row: Any, counts: Any) -> Firing:
+    return Firing(
+        fingerprint=fingerprint,
+        phase=Phase(phase),
+        started_at=started_at,
+        marked_at=marked_at,
+        row=tuple(row),
+        counts=tuple((count, tuple(one)) for count, one in counts),
+    )

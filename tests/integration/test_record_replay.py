@@ -1,0 +1,260 @@
+"""A recording of a running process, and alerts that run over it: the same notifications as in the live run."""
+
+import asyncio
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.forks import Started
+from support.ports import free_port
+from support.postgres import Database
+from support.receiver import Received, Receiver
+from support.tocsin import TocsinProcess, command, running, start, write
+from support.waiting import SOON, until
+from tocsin.recording.files import NotARecordingError, Recording
+from tocsin.recording.lines import Events, Item, Rows, State
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+SECRET = "S3CR3T-and-quite-long"
+Sent = tuple[str, str, str]
+"""What was notified: path of the receiver, kind, id."""
+
+
+def config(database: Database, receiver: Receiver, **late: Any) -> dict[str, Any]:
+    alert = {"source": "shop", "relation": "late", "key": ["id"], "labels": ["customer"], "notify": ["team"], **late}
+    return {
+        "web": {"listen": "127.0.0.1:0", "tokens": {"all": {"token": TOKEN}}},
+        "ledger": {"path": "ledger.db"},
+        "sources": {
+            "shop": {"type": "postgres", "dsn": database.dsn, "interval": "100ms"},
+            "queue": {"type": "http", "token": TOKEN},
+        },
+        "channels": {
+            name: {"type": "webhook", "url": f"{receiver.url}/{name}?token={SECRET}"} for name in ("team", "sales")
+        },
+        "alerts": {"late": alert, "signup": {"source": "queue", "notify": ["sales"]}},
+    }
+
+
+@pytest.fixture
+async def shop(database: Database) -> Database:
+    """Orders, of which those of Ann and Bob are late."""
+    await database.run("CREATE TABLE orders (id int PRIMARY KEY, customer text, late bool)")
+    await database.run("INSERT INTO orders VALUES (1, 'Ann', true), (2, 'Bob', true), (3, 'Cyd', false)")
+    await database.run("CREATE VIEW late AS SELECT id, customer FROM orders WHERE late")
+    return database
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as made:
+        yield made
+
+
+@asynccontextmanager
+async def recording(tocsin: TocsinProcess, file: Path, *options: str) -> AsyncIterator[Started]:
+    """`tocsin record` until the end of the block, then Ctrl-C. It has the state of an alert when the block begins."""
+    arguments = ("--url", tocsin.url, "-o", str(file), *options)
+    process = await start(file.parent, "record", *arguments, TOCSIN_TOKEN=TOKEN)
+    try:
+        await until(lambda: any(isinstance(item, State) for item in items(file)), "a state is recorded")
+        yield process
+        process.send_signal(signal.SIGINT)
+        await ended(process, 0)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ended(process: Started, status: int) -> str:
+    """Wait for its end, and return what it printed."""
+    async with asyncio.timeout(SOON):
+        _, errors = await process.communicate()
+    assert process.returncode == status, errors
+    return errors.decode()
+
+
+def items(file: Path) -> list[Item]:
+    """What is in the file now."""
+    try:
+        return list(Recording(file).items())
+    except NotARecordingError:
+        return []
+
+
+def sent(requests: Sequence[Received]) -> list[Sent]:
+    return [(one.path.partition("?")[0][1:], one.json["status"], one.json["id"]) for one in requests]
+
+
+async def replayed(folder: Path, whole: dict[str, Any], file: Path, *options: str) -> list[Sent]:
+    """What `tocsin replay` would send."""
+    path = write(folder / "replay.yaml", whole)
+    status, output, errors = await command(folder, "replay", str(file), "-c", str(path), "--json", *options)
+    assert status == 0, errors
+    assert SECRET not in output + errors
+    found = [json.loads(line) for line in output.splitlines()]
+    return [(one["channel"], one["kind"], one["id"]) for one in found]
+
+
+async def signup(tocsin: TocsinProcess, number: int) -> None:
+    body = json.dumps({"number": number}).encode()
+    status, text = await tocsin.post("/api/v1/events/signup", body, Authorization=f"Bearer {TOKEN}")
+    assert status in (200, 202), text
+
+
+async def events_recorded(file: Path) -> None:
+    """Wait until both events of the night are in the file."""
+    await until(lambda: sum(isinstance(item, Events) for item in items(file)) == 2, "events are recorded")
+
+
+async def night(shop: Database, receiver: Receiver, tocsin: TocsinProcess) -> None:
+    """What happens: rows come, change and go, and events come. Each is notified before the next."""
+    count = len(receiver.requests)
+    for statement in (
+        "UPDATE orders SET late = true WHERE id = 3",
+        "UPDATE orders SET customer = 'Bobby' WHERE id = 2",
+        "DELETE FROM orders WHERE id = 1",
+        "INSERT INTO orders VALUES (1, 'Ann', true)",
+    ):
+        await shop.run(statement)
+        count += 1
+        await receiver.arrived(count)
+    for number in (1, 2):
+        await signup(tocsin, number)
+        await receiver.arrived(count + number)
+
+
+async def test_replay_notifies_what_the_live_run_did(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    """With the same ids, also of rows that fired before the recording began."""
+    whole, file = config(shop, receiver), tmp_path / "night.gz"
+    async with running(tmp_path, whole) as tocsin:
+        await receiver.arrived(2)
+        async with recording(tocsin, file):
+            await night(shop, receiver, tocsin)
+            await events_recorded(file)
+    live = sent(receiver.requests[2:])
+    assert [kind for _, kind, _ in live] == ["fired", "updated", "resolved", "fired", "event", "event"]
+    assert await replayed(tmp_path, whole, file) == live
+    assert not Recording(file).cut_off
+    assert await replayed(tmp_path, whole, file, "--alert", "signup") == live[-2:]
+    # Faster than it happened, and not at once.
+    began, length = time.monotonic(), Recording(file).overview.end - Recording(file).overview.start
+    assert await replayed(tmp_path, whole, file, "--speed", "5") == live
+    assert time.monotonic() - began >= length / 5
+
+
+async def test_changed_alert_runs_over_the_same_rows(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    """Under another name, with another key: the rows that were there when the recording began fire."""
+    whole, file = config(shop, receiver), tmp_path / "night.gz"
+    async with running(tmp_path, whole) as tocsin:
+        await receiver.arrived(2)
+        async with recording(tocsin, file):
+            await night(shop, receiver, tocsin)
+            await events_recorded(file)
+    changed = config(shop, receiver, key=["id", "customer"])
+    changed["alerts"]["every"] = changed["alerts"].pop("late")
+    kinds = [kind for channel, kind, _ in await replayed(tmp_path, changed, file, "--alert", "every")]
+    assert Counter(kinds) == {"fired": 5, "resolved": 2}  # the change of a customer is another firing
+    other = {**changed, "alerts": {"other": {**changed["alerts"]["every"], "relation": "orders"}}}
+    path = write(tmp_path / "other.yaml", other)
+    status, _, errors = await command(tmp_path, "replay", str(file), "-c", str(path))
+    assert (status, "the recording has nothing of other; it has shop: late; queue" in errors) == (1, True)
+
+
+async def test_recording_survives_kill_and_restart_of_tocsin(
+    shop: Database, receiver: Receiver, tmp_path: Path
+) -> None:
+    """The process that is recorded restarts, and the recorder is killed."""
+    whole, file = config(shop, receiver), tmp_path / "night.gz"
+    whole["web"]["listen"] = f"127.0.0.1:{free_port()}"
+    async with running(tmp_path, whole) as tocsin:
+        await receiver.arrived(2)
+        process = await start(tmp_path, "record", "--url", tocsin.url, "-o", str(file), TOCSIN_TOKEN=TOKEN)
+        await until(lambda: bool(items(file)), "it records")
+        await shop.run("UPDATE orders SET late = true WHERE id = 3")
+        await receiver.arrived(3)
+        await tocsin.stop()
+    async with running(tmp_path, whole) as tocsin:
+        states = [State] * 2
+        await until(lambda: [type(one) for one in items(file) if isinstance(one, State)] == states, "it records again")
+        await shop.run("DELETE FROM orders WHERE id = 1")
+        await receiver.arrived(4)
+        await until(lambda: bool(removed(file)), "the change is recorded")
+        process.send_signal(signal.SIGKILL)
+        assert "recording again" in await ended(process, -signal.SIGKILL)
+    assert Recording(file).cut_off
+    assert await replayed(tmp_path, whole, file) == sent(receiver.requests[2:])
+
+
+def removed(file: Path) -> list[Rows]:
+    """The readings without the order 1."""
+    readings = [one for one in items(file) if isinstance(one, Rows) and one.batch.snapshot is not None]
+    return [one for one in readings if "1" not in {row[0] for _, _, row in one.batch.updates}]
+
+
+async def test_redacted_columns_are_in_no_byte_of_the_file(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    """And the alerts fire, change and resolve all the same."""
+    whole, file = config(shop, receiver), tmp_path / "night.gz"
+    async with running(tmp_path, whole) as tocsin:
+        await receiver.arrived(2)
+        async with recording(tocsin, file, "--redact", "customer", "--alert", "late"):
+            await night(shop, receiver, tocsin)
+    content = repr(items(file))
+    assert not any(name in content for name in ("Ann", "Bob", "Cyd"))
+    live = [(channel, kind, id_) for channel, kind, id_ in sent(receiver.requests[2:]) if channel == "team"]
+    assert await replayed(tmp_path, whole, file) == live  # the key is not hidden, so the ids are the same
+    async with running(tmp_path, whole) as tocsin:
+        process = await start(
+            tmp_path, "record", "--url", tocsin.url, "-o", "typo.gz", "--redact", "custmer", TOCSIN_TOKEN=TOKEN
+        )
+        await until(lambda: bool(items(tmp_path / "typo.gz")), "it records")
+        process.send_signal(signal.SIGTERM)
+        assert "no row had a column custmer" in await ended(process, 1)
+
+
+async def test_replay_sends_with_ids_and_ledger_of_its_own(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    whole, file = config(shop, receiver), tmp_path / "night.gz"
+    async with running(tmp_path, whole) as tocsin:
+        await receiver.arrived(2)
+        async with recording(tocsin, file):
+            await night(shop, receiver, tocsin)
+            await events_recorded(file)
+    live = sent(receiver.requests)
+    before = (tmp_path / "ledger.db").read_bytes()
+    path = write(tmp_path / "replay.yaml", whole)
+    arguments = ("replay", str(file), "-c", str(path), "--send")
+    status, _, errors = await command(tmp_path, *arguments)
+    assert (status, "--send sends to sales, team; add --yes" in errors) == (1, True)
+    assert len(receiver.requests) == len(live)
+    status, output, errors = await command(tmp_path, *arguments, "--yes", "--speed", "max")
+    assert (status, sorted(output.splitlines())) == (0, ["sales: 2 delivered", "team: 4 delivered"]), errors
+    again = sent(receiver.requests[len(live) :])
+    assert Counter(kind for _, kind, _ in again) == Counter(kind for _, kind, _ in live[2:])
+    assert not {id_ for _, _, id_ in again} & {id_ for _, _, id_ in live}
+    assert (tmp_path / "ledger.db").read_bytes() == before
+
+
+async def test_mistakes_are_named_before_a_file_is_made(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    async with running(tmp_path, config(shop, receiver)) as tocsin:
+
+        async def record(*options: str, token: str = TOKEN) -> str:
+            arguments = ("record", "--url", tocsin.url, "-o", "night.gz", *options)
+            status, output, errors = await command(tmp_path, *arguments, TOCSIN_TOKEN=token)
+            assert (status, output) == (1, "")
+            return errors
+
+        assert "there is no alert 'early'; there are: late, signup" in await record("--alert", "early")
+        assert "the token is wrong" in await record(token="wrong-and-long-enough")
+        assert not (tmp_path / "night.gz").exists()
+        (tmp_path / "night.gz").write_bytes(b"precious")
+        assert "night.gz: exists already; name another file with -o" in await record()
+        assert (tmp_path / "night.gz").read_bytes() == b"precious"
+    assert "does `tocsin run` run there?" in (await command(tmp_path, "record", "--url", "http://127.0.0.1:9"))[2]
