@@ -1,11 +1,13 @@
 """The alerts of shipped configurations have tests, and these pass."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from support.examples import EXAMPLES
-from support.pages import ROOT
+from support.pages import ROOT, blocks
+from tocsin.cli import Exit, main
 from tocsin.simulation.cases import read
 from tocsin.simulation.reports import lines
 from tocsin.simulation.running import configuration, run_file
@@ -35,3 +37,20 @@ def test_every_alert_of_an_example_has_a_test(file: Path) -> None:
     config = configuration(tests)
     tested = {alert for n in range(len(tests.settings.tests)) for alert in Script(tests, n, config).alerts}
     assert tested == {*config.alerts}
+
+
+def test_page_about_tests_shows_what_they_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    configuration_text, tests = blocks("testing.md", "yaml")
+    passes, fails = blocks("testing.md", "text")
+    Path("tocsin.yaml").write_text(configuration_text)
+    for text, shown, status in (
+        (tests, passes.partition("\n")[2], Exit.OK),
+        (tests.replace("Order 17 is late}", "Order 17 is too late}"), fails, Exit.FAILED),
+    ):
+        Path("late_orders_test.yaml").write_text(text)
+        assert main(["test", "late_orders_test.yaml"]) == status
+        printed = re.sub(r"in [0-9.]+ s", "in 0.4 s", capsys.readouterr().out)
+        assert printed.startswith(shown)

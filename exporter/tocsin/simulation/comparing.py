@@ -138,9 +138,8 @@ class Seen:
     @property
     def title(self) -> str:
         """What it is, in one line."""
-        labels = ", ".join(f"{name}={value}" for name, value in self.attempt.envelope["labels"].items())
-        made = f" of {labels}" if labels else ""
-        return f"{self.attempt.kind}{made} by {self.attempt.alert} at {moment(self.attempt.at)}"
+        alert = Series(self.attempt.alert, frozenset(self.attempt.envelope["labels"].items()))
+        return f"{self.attempt.kind} {alert} at {moment(self.attempt.at)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,13 +45,13 @@ def _mismatch(mismatch: Mismatch, failure: Failure) -> Iterator[str]:
         yield "  to expect it, write"
         yield from (f"  {line}" for line in _written(mismatch.seen))
         return
-    number = f"expected notification {mismatch.number + 1} of {len(failure.expected)}"
+    number = f"expected {mismatch.number + 1} of {len(failure.expected)}"
     if mismatch.seen is None:
         expected = failure.expected[mismatch.number].model_dump(exclude_unset=True, by_alias=True)
         yield f"{number} is missing"
         yield from (f"  {line}" for line in _yaml(expected))
         return
-    yield f"{number} is most like: {mismatch.seen.title}"
+    yield f"{number} differs from {mismatch.seen.title}"
     for one in mismatch.differences:
         yield f"  {one.what}"
         yield from (f"    {line}" for line in _difference(one))

@@ -215,7 +215,7 @@ class _Run:
             _, mismatches = matched(dead, seen, self._ids)
             if mismatches:
                 at = below(f"{place}.exp_dead_letters", name)
-                self._fail(at, step, f"dead letters of {name}", mismatches=mismatches, expected=dead)
+                self._fail(_first(at, mismatches), step, f"dead letters of {name}", mismatches=mismatches, expected=dead)
 
     def _compare_accepted(self, step: Step, place: str, name: str, expected: Sequence[ExpectedNotification]) -> None:
         receiver = self._simulation.receivers.get(name)
@@ -231,7 +231,7 @@ class _Run:
         if mismatches:
             notes = list(_trouble(receiver)) if receiver else [f"no alert of this test notifies {name}"]
             what = f"notifications of {name}"
-            self._fail(place, step, what, mismatches=mismatches, expected=expected, notes=notes)
+            self._fail(_first(place, mismatches), step, what, mismatches=mismatches, expected=expected, notes=notes)
 
     def _compare_rest(self) -> None:
         """What a channel accepted after the last step that expects something of it."""
@@ -249,6 +249,12 @@ class _Run:
         receiver = self._simulation.receivers.get(name)
         attempts = {one.id: one for one in receiver.attempts} if receiver else {}
         return [Seen(attempt=attempts[one.id], reason=one.reason) for one in records if one.id in attempts]
+
+
+def _first(place: str, mismatches: Sequence[Mismatch]) -> str:
+    """The place of the first expected notification that does not match."""
+    numbers = [one.number for one in mismatches if one.number is not None]
+    return f"{place}[{min(numbers)}]" if numbers else place
 
 
 def _trouble(receiver: Receiver) -> Iterator[str]:
