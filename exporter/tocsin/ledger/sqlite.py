@@ -393,10 +393,10 @@ def open_ledger(
         if not runs_alerts and not path.exists():
             raise LedgerError(f"{path}: there is no ledger yet; `tocsin run` makes it", LedgerReason.UNREADABLE)
         connection = connect(path)
-        migrate(connection, path, allowed=runs_alerts)
-        connection.execute("PRAGMA journal_mode = WAL")  # a file that is refused stays as it is
         if not durable:
             connection.execute("PRAGMA synchronous = OFF")
+        migrate(connection, path, allowed=runs_alerts)
+        connection.execute("PRAGMA journal_mode = WAL")  # a file that is refused stays as it is
         return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:
         if connection is not None:

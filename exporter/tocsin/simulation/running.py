@@ -215,7 +215,9 @@ class _Run:
             _, mismatches = matched(dead, seen, self._ids)
             if mismatches:
                 at = below(f"{place}.exp_dead_letters", name)
-                self._fail(_first(at, mismatches), step, f"dead letters of {name}", mismatches=mismatches, expected=dead)
+                self._fail(
+                    _first(at, mismatches), step, f"dead letters of {name}", mismatches=mismatches, expected=dead
+                )
 
     def _compare_accepted(self, step: Step, place: str, name: str, expected: Sequence[ExpectedNotification]) -> None:
         receiver = self._simulation.receivers.get(name)
