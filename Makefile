@@ -12,7 +12,7 @@ PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md a
           ':!demo/tocsin_demo/stack/processes.py' ':!exporter/tocsin/ledger/schema.py' ':!tests/contract/test_ledger_migrations.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live check check-deploy format bench rehearse lock docs clean
+.PHONY: help demo test test-live check check-deploy format bench rehearse lock docs site clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(READY)  ## measure, and print one table
 docs: $(READY)  ## write the generated tables in docs/
 	@$(BIN)/python docs/generate.py
 
+site: $(READY)  ## build the documentation as a site, in build/site
+	@$(BIN)/python docs/build_site.py
+
 rehearse: $(READY)  ## start the stack in containers, with stand-ins, where a Docker engine runs
 	@tests/e2e/rehearsal/run
 
@@ -65,7 +68,7 @@ check-deploy: $(READY)  ## check what deploy/ has with an API server of Kubernet
 
 lock: $(READY)  ## solve the dependencies again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --upgrade \
-	  exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml --all-extras --group dev \
+	  exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml --all-extras --group dev --group docs \
 	  --no-emit-package tocsin --no-emit-package tocsin-producer -o requirements.lock
 
 clean:  ## remove the local environment and caches

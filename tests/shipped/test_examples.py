@@ -35,7 +35,7 @@ async def prepared(server: Postgres, name: str) -> AsyncIterator[Database]:
 def test_every_example_is_listed() -> None:
     folders = {folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()}
     index, source = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()
-    assert {name for name in folders if f"({name})" in index and f'"{name}"' in source} == folders
+    assert {name for name in folders if f"({name}/README.md)" in index and f'"{name}"' in source} == folders
 
 
 async def test_late_orders_reach_slack(server: Postgres, tmp_path: Path) -> None:
