@@ -16,6 +16,7 @@ SECTIONS = {
     "Faults not repeated": 37,
     "The port": 14,
     "A ledger in PostgreSQL": 18,
+    "Tests of alerts": 10,
 }
 """Section -> number of promises."""
 

@@ -56,6 +56,11 @@ def test_each_failure_names_place_expected_and_found(capsys: pytest.CaptureFixtu
     assert shown == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_each_part_of_a_timeline_has_its_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    """The file has timers, restarts, gaps, outages, answers, merging and an Alertmanager."""
+    assert main(["test", "all_test.yaml"]) == Exit.OK, capsys.readouterr().out
+
+
 def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     (folder / "empty_test.yaml").touch()
     (folder / "none_test.yaml").write_text("config: tocsin.yaml\ntests: []\n")
