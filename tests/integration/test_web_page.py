@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from support.browser import CHROMIUM, Tab
+from support.clock import Clock
 from support.crowd import NAMES, Crowd
 from support.page import fill, go, until_runs, until_shows, until_text
 from support.waiting import until_equal
@@ -13,6 +15,7 @@ from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakePr
 from tocsin.cli.tables import cell
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
+from tocsin.ledger.sqlite import open_ledger
 from tocsin.web import views
 
 pytestmark = [
@@ -146,6 +149,41 @@ def _records(process: FakeProcess) -> Callable[[], Awaitable[list[str]]]:
         return [one.id for one in process.outbox.records]
 
     return ids
+
+
+# Silences.
+
+
+async def test_silence_is_made_of_what_is_filtered_and_ended(tab: Tab, process: FakeProcess, tmp_path: Path) -> None:
+    """The rows show that they are silenced meanwhile."""
+    ledger = process.ledger = open_ledger(tmp_path / "tocsin.db", clock=Clock(1_700_000_000.0))
+    await go(tab, 'firing?alert=late&match=customer%3D~"<b>.*"')
+    await tab.click("a", "Silence these")
+    matchers = """alertname="late", customer=~"<b>.*\""""
+    await until_runs(tab, "document.querySelector('#silence-matchers')?.value", matchers)
+    await until_shows(tab, "#silence-preview", "Matches 2 rows of 1 alert now, and 0 pending notifications.")
+    await tab.run("document.querySelector('#silence-reason').value = 'the warehouse <b>moves'")
+    await tab.click("button", "Silence")
+    await until_shows(tab, "#silences", "active", matchers, "the warehouse <b>moves")
+    await tab.click("#silences a", "rows that match")
+    await until_shows(tab, ".rows", "silenced")
+    await tab.click(".rows a.tag", "silenced")
+    await tab.run("window.confirm = () => true")
+    await tab.click("#silences button", "End")
+    await until_shows(tab, "#silences", "expired")
+    await go(tab, "firing")
+    await until_runs(tab, "document.querySelectorAll('.rows a.summary').length", 2)
+    assert "silenced" not in await tab.text(".rows")
+    await ledger.close()
+
+
+async def test_wrong_matchers_are_explained(tab: Tab) -> None:
+    await go(tab, "silences?matchers=late")
+    await until_shows(tab, "#silence-preview", "expected one of =, !=, =~, !~")
+    tab.problems.clear()  # the answer 400
+    await go(tab, "firing?match=region")
+    await until_shows(tab, "main .why.bad", "expected one of =, !=, =~, !~")
+    tab.problems.clear()
 
 
 # Sixty alerts.

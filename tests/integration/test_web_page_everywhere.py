@@ -7,6 +7,7 @@ from support.browser import CHROMIUM, Tab
 from support.page import fill, go, until_runs, until_shows
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, firing
 from tocsin.firing import Phase
+from tocsin.silences import asked
 from tocsin.web import views
 
 pytestmark = [
@@ -21,6 +22,7 @@ VIEWS = {
     "channels": "Last errors",
     "dead": "rejected",
     f"notifications/{DEAD.id}": "written to the outbox",
+    "silences": "the warehouse moves",
     "transitions": "fired",
     "processes": NAME,
 }
@@ -48,6 +50,8 @@ def full(process: FakeProcess) -> None:
     process.reasons = [why]
     process.feed.publish([FIRED] * 3)
     process.outbox.history = [ENDED]
+    silence = asked({"matchers": 'customer=~".+"', "for": "2h", "reason": "the warehouse moves " * 30})
+    process.outbox.add(silence.made("s" * 12, process.outbox.now()))
     process.instance_list = [
         INSTANCE,
         {**INSTANCE, "name": NAME, "address": f"http://{'x' * 90}:8627", "this": False},

@@ -23,6 +23,7 @@ from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Line, Record, S
 from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.tap import Tap
+from tocsin.silences import OpenSilences, Silence
 from tocsin.sources.http import Answer, RefusedRequest
 from tocsin.web import views
 from tocsin.web.access import Rules
@@ -149,6 +150,20 @@ class FakeLedger:
         self.history: list[Episode] = []
         self.wanted: list[Filter] = []
         self.fault: LedgerError | None = None
+        self.silences = OpenSilences()
+
+    def add(self, silence: Silence) -> None:
+        """Make a silence."""
+        self.silences = OpenSilences([silence, *self.silences.all])
+
+    async def list_silences(self) -> list[Silence]:
+        return list(self.silences.all)
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        return {one.id: {"people": 1} for one in self.silences.all}
+
+    def now(self) -> float:
+        return 1_700_000_003.0
 
     async def find(self, wanted: Filter) -> list[Record]:
         self._check()

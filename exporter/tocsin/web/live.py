@@ -110,6 +110,7 @@ class Live:
             "alerts": [alert["name"] for alert in alerts],
             "channels": [channel["name"] for channel in channels],
             "instances": process.instances(),
+            "silences": self._silences(),
             "timeline": self.timelines.slot * STEP,
             "transitions": process.feed.published,
             **{f"alert:{alert['name']}": _without_clock(alert) for alert in alerts},
@@ -148,6 +149,11 @@ class Live:
                 self._ended[name] = spans
                 continue
             self.timelines.restore(name, spans)
+
+    def _silences(self) -> list[list[str]]:
+        """The silences that have not been closed: id, and state now."""
+        ledger = self._process.ledger
+        return [[one.id, one.state(ledger.now()).value] for one in ledger.silences.all] if ledger else []
 
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()

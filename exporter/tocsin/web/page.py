@@ -1,12 +1,15 @@
 """What only the status page asks: the stream of changes, a page of the rows that fire, and the timelines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
+from tocsin.silences import Matchers, MatchersError, first_match
+from tocsin.silences.matchers import read
 from tocsin.web.answers import as_json, parameters, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
@@ -61,22 +64,36 @@ class PageApi:
 
     async def rows(self, request: web.Request) -> web.Response:
         """The rows that fire now, searched, filtered and sorted, `limit` of them from `offset` on."""
-        query = parameters(request, "q", "alert", "severity", "sort", "offset", "limit")
+        query = parameters(request, "q", "alert", "severity", "match", "sort", "offset", "limit")
         sort = query.get("sort", "-started")
         name = sort.removeprefix("-")
         if name not in _SORTS and not name.startswith("label:"):
             names = ", ".join((*_SORTS, "label:NAME"))
             raise web.HTTPBadRequest(text=f"sort is {sort!r}; it must be one of {names}, with - before it to descend")
+        try:
+            matchers = Matchers(tuple(read(query.get("match", ""))))
+        except MatchersError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
         wanted = Query(
             words=tuple(query.get("q", "").lower().split()[:_WORDS]),
             alert=query.get("alert"),
             severity=query.get("severity"),
+            matches=matchers.match if matchers.each else None,
             sort=name,
             descending=sort.startswith("-"),
             offset=whole(query, "offset", 0, least=0),
             limit=whole(query, "limit", 100, most=_MOST),
         )
-        return as_json(await self.listing.find(wanted))
+        found = await self.listing.find(wanted)
+        return as_json({**found, "rows": self._silenced(found["rows"])})
+
+    def _silenced(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Add to each row the id of the silence that holds back its notifications now, or null."""
+        ledger = self.process.ledger
+        active = ledger.silences.active(ledger.now()) if ledger else ()
+        labels = [{**row["labels"], "alertname": row["alert"]} for row in rows]
+        silences = [first_match(active, one) for one in labels]
+        return [{**row, "silence": one.id if one else None} for row, one in zip(rows, silences, strict=True)]
 
     async def timeline(self, request: web.Request) -> web.Response:
         """The last hours of each alert and channel."""

@@ -2,7 +2,7 @@
 
 import * as router from "./router.js";
 import { $, counted, link, make, plain, plural, show, tick } from "./elements.js";
-import { alerts, channels, follow, health, instances, known, live } from "./live.js";
+import { alerts, channels, follow, health, instances, known, live, part } from "./live.js";
 import { leave } from "./requests.js";
 import * as alertView from "./view-alerts.js";
 import * as channelView from "./view-channels.js";
@@ -11,12 +11,13 @@ import * as explainView from "./view-explain.js";
 import * as firingView from "./view-firing.js";
 import * as notificationView from "./view-notification.js";
 import * as processView from "./view-processes.js";
+import * as silenceView from "./view-silences.js";
 import * as transitionView from "./view-transitions.js";
 
 // Each has a `title`, and `open(main, route)`, which fills the view and returns `update(changed, route)`.
 const VIEWS = {
   firing: firingView, alerts: alertView, channels: channelView, dead: deadView, transitions: transitionView,
-  processes: processView, notifications: notificationView, explain: explainView,
+  silences: silenceView, processes: processView, notifications: notificationView, explain: explainView,
 };
 
 let shown = "";                // the address of the view without its query
@@ -59,6 +60,7 @@ function nav(route) {
     ["alerts", "Alerts", alerts().length],
     ["channels", "Channels", channels().length],
     ["dead", "Dead letters", dead],
+    ["silences", "Silences", (part("silences") ?? []).length],
     ["transitions", "Transitions", null],
     ...(instances().length > 1 ? [["processes", "Processes", instances().length]] : []),
   ];

@@ -45,6 +45,7 @@ function item({ channel, timeline }) {
   const waiting = channel.pending
     ? make("span", {}, `${counted(channel.pending)} pending, ${later(channel.oldest_pending) ? "due" : "oldest"} `, since(channel.oldest_pending))
     : make("span", { class: "none" }, "none pending");
+  const held = channel.silenced ? make("a", { href: "#/silences", "data-key": `silenced ${channel.name}` }, `${counted(channel.silenced)} silenced`) : null;
   return make("li", { class: "tracked" },
     make("div", {},
       make("div", { class: "line" },
@@ -53,7 +54,7 @@ function item({ channel, timeline }) {
         tag(channel.state, TAGS[channel.state]), make("span", { class: "push" }, waiting)),
       make("div", { class: "state" }, idle(channel) ? "Nothing was sent since the start." : WORDS[channel.state]),
       channel.message ? make("div", { class: TAGS[channel.state] === "bad" ? "why bad" : "why" }, plain(channel.message)) : null,
-      make("div", { class: "facts" }, ...facts(channel),
+      make("div", { class: "facts" }, ...facts(channel), held,
         channel.dead ? make("a", { class: "bad", href: address("dead", [], { channel: channel.name }), "data-key": `dead ${channel.name}` }, plural(channel.dead, "dead letter")) : null),
       channel.failures.length ? make("details", { open: channel.state === "up" ? null : "" },
         make("summary", { "data-key": `errors ${channel.name}` }, "Last errors"),

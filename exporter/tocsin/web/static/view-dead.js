@@ -27,37 +27,49 @@ export function open(main) {
   main.append(make("section", { "aria-labelledby": "title" },
     make("h2", { id: "title", tabindex: "-1" }, "Dead letters ", count), tools, said, holder, nothing));
 
-  const path = (before) => `api/v1/dead-letters${parameters({ channel: latest.channel, alert: latest.alert, limit: PAGE, before })}`;
+  const filter = () => ({ channel: latest.channel, alert: latest.alert, reason: latest.reason });
+  const path = (before) => `api/v1/dead-letters${parameters({ ...filter(), limit: PAGE, before })}`;
   const fetch = fetcher((answer, error) => {
     problem = error ?? "";
     if (answer) [known, more] = [answer.notifications, answer.before];
     drawAll();
   });
 
-  const filtered = () => Boolean(latest.channel || latest.alert);
+  const filtered = () => Boolean(latest.channel || latest.alert || latest.reason);
+  const searched = () => {
+    const has = words(latest.q);
+    return known.filter((one) => has(one.alert, one.channel, one.kind, one.labels, one.summary, one.reason, one.detail, one.id));
+  };
   const all = () => channels().filter((one) => !latest.channel || one.name === latest.channel).reduce((sum, one) => sum + one.dead, 0);
 
   async function act(action, ids, what) {
-    if (action === "drop" && !confirm(`Drop ${what}? ${ids?.length === 1 ? "It" : "They"} will not be delivered.`)) return;
-    if (action === "retry" && ids === null && !confirm(`Retry ${what}?`)) return;
+    if (action === "drop" && !confirm(`Drop ${what}? What is dropped is not delivered.`)) return;
+    if (action === "retry" && ids === null && !confirm(`Send ${what} again?`)) return;
     said.textContent = "";
     try {
-      if (ids !== null) await fetchJson(`api/v1/notifications/${encodeURIComponent(ids[0])}/${action}`, { method: "POST" });
-      known = known.filter((one) => !(ids ?? []).includes(one.id));
-      drawAll();
-      said.textContent = action === "drop" ? `Dropped ${what}.` : `${what} will be sent again.`;
-      fetch(path());
+      for (const id of ids ?? []) await fetchJson(`api/v1/notifications/${encodeURIComponent(id)}/${action}`, { method: "POST" });
+      if (ids === null) await fetchJson(`api/v1/dead-letters/${action}${parameters(filter())}`, { method: "POST" });
+      said.textContent = action === "drop" ? `Dropped: ${what}.` : `Sent again: ${what}.`;
+      known = known.filter((one) => ids !== null && !ids.includes(one.id));
     } catch (error) {
       said.textContent = error.message;
     }
+    drawAll();
+    fetch(path());
+  }
+
+  // All that are found: by the search those that are shown, else all that the filter has, shown or not.
+  function actAll(action) {
+    const found = searched().map((one) => one.id);
+    const named = [latest.reason ? `for ${latest.reason}` : "", latest.channel ? `to ${latest.channel}` : "", latest.alert ? `of ${latest.alert}` : ""].filter(Boolean);
+    return latest.q ? act(action, found, `the ${plural(found.length, "dead letter")} found`) : act(action, null, ["all dead letters", ...named].join(" "));
   }
 
   function drawAll() {
-    const has = words(latest.q);
-    const found = known.filter((one) => has(one.alert, one.channel, one.kind, one.labels, one.summary, one.reason, one.detail, one.id));
-    const total = latest.alert ? null : all();
+    const found = searched();
+    const total = latest.alert || latest.reason ? null : all();
     count.textContent = latest.q ? `${counted(found.length)} of ${counted(known.length)}` : total === null ? counted(known.length) + (more ? "+" : "") : counted(Math.max(total, known.length));
-    show(tools, [channels().map((one) => [one.name, one.dead]), alerts().map((one) => one.name), latest.channel, latest.alert, live.admin, known.length], () => choices());
+    show(tools, [channels().map((one) => [one.name, one.dead]), alerts().map((one) => one.name), filter(), latest.q, live.admin, reasons()], () => choices(found.length));
     holder.hidden = !found.length;
     list(items, found.map((record) => ({ record, admin: live.admin })), (one) => one.record.id, (one) => item(one, act));
     show(rest, [more], () => (more ? button("Show more", "more", showMore) : ""));
@@ -69,7 +81,9 @@ export function open(main) {
       : empty("None. Notifications that cannot be delivered are kept here with the reason."));
   }
 
-  function choices() {
+  const reasons = () => [...new Set([...known.map((one) => one.reason), latest.reason ?? ""])].filter(Boolean).sort();
+
+  function choices(found) {
     const choice = (label, name, options, value) => make("label", {}, `${label} `,
       make("select", { "data-key": name, onchange: (event) => set({ [name]: event.target.value }) },
         ...options.map(([one, text]) => make("option", { value: one, selected: one === value ? "" : null }, text))));
@@ -77,6 +91,8 @@ export function open(main) {
     return [
       choice("Channel", "channel", [["", "all"], ...dead.map((one) => [one.name, `${one.name} (${counted(one.dead)})`])], latest.channel ?? ""),
       choice("Alert", "alert", [["", "all"], ...alerts().map((one) => [one.name, one.name])], latest.alert ?? ""),
+      choice("Reason", "reason", [["", "all"], ...reasons().map((one) => [one, one])], latest.reason ?? ""),
+      live.admin && found ? make("span", { class: "acts push" }, button("Retry all", "retry all", () => actAll("retry")), button("Drop all", "drop all", () => actAll("drop"))) : "",
     ];
   }
 
@@ -92,10 +108,10 @@ export function open(main) {
   }
 
   return (changed, { query }) => {
-    const before = JSON.stringify([latest.channel, latest.alert]);
+    const before = JSON.stringify(filter());
     latest = query;
     const now = JSON.stringify(channels().map((one) => [one.name, one.dead]));
-    if (now !== asked || before !== JSON.stringify([query.channel, query.alert]) || touched(changed, "everything", "problem")) fetch(path());
+    if (now !== asked || before !== JSON.stringify(filter()) || touched(changed, "everything", "problem")) fetch(path());
     asked = now;
     drawAll();
   };

@@ -1,9 +1,10 @@
 // The rows that fire now. The server searches, filters and sorts; a page of them is here.
 
 import { counted, empty, labels, list, make, number, plain, plural, show, since, tag } from "./elements.js";
-import { alert, alerts, touched } from "./live.js";
+import { alert, alerts, live, touched } from "./live.js";
 import { fetcher, query as parameters } from "./requests.js";
 import { address, set } from "./router.js";
+import { silenceAddress } from "./view-silences.js";
 
 const PAGE = 50;
 const PHASES = { pending: "pending", keeping: "gone, kept firing" };
@@ -26,10 +27,11 @@ export function open(main, route) {
   let latest = route.query;
   const count = make("span", { class: "count" });
   const filters = make("div", { class: "filters" });
+  const silence = make("span", {});
   const match = make("input", { type: "text", id: "match", placeholder: 'region="eu", customer=~"A.*"', autocomplete: "off", spellcheck: "false",
     onchange: () => set({ match: match.value.trim(), from: "" }) });
   const problem = make("p", { class: "why bad", role: "alert" });
-  const found = make("p", { class: "found", role: "status" });
+  const found = make("p", { class: "unseen", role: "status" });
   const body = make("tbody", {});
   const table = make("table", { class: "rows" },
     make("thead", {}, make("tr", {}, ...[["row", "", ""], ["value", "value", "number"], ["since", "started", "since"]].map(heading))), body);
@@ -38,7 +40,7 @@ export function open(main, route) {
   const pages = make("nav", { class: "pages", "aria-label": "Pages of rows" });
   main.append(make("section", { "aria-labelledby": "title" },
     make("h2", { id: "title", tabindex: "-1" }, "Firing now ", count),
-    make("div", { class: "tools" }, filters, make("label", { class: "wide" }, "Labels ", match)),
+    make("div", { class: "tools" }, filters, make("label", { class: "wide" }, "Labels ", match), silence),
     problem, found, holder, nothing, pages));
 
   function heading([name, sort, kind]) {
@@ -59,6 +61,7 @@ export function open(main, route) {
     count.textContent = filtered ? `${counted(answer.found)} of ${counted(answer.known)}` : counted(answer.known);
     show(filters, [answer.alerts, answer.severities, latest.alert, latest.severity, latest.sort], () => choices(answer));
     found.textContent = filtered ? `${plural(answer.found, "row")} found` : "";
+    show(silence, [live.admin, latest.match, latest.alert, latest.severity, latest.q], () => silenceLink());
     for (const one of table.querySelectorAll("th[data-sort]")) {
       const sort = latest.sort ?? "-started";
       if (sort.replace("-", "") !== one.dataset.sort) one.removeAttribute("aria-sort");
@@ -87,6 +90,14 @@ export function open(main, route) {
     ];
   }
 
+  // Silences have no search: what they match has to be said by labels.
+  function silenceLink() {
+    const { alert: name, severity, match: matchers, q } = latest;
+    if (!live.admin || q || !(name || severity || matchers)) return "";
+    const all = [name ? `alertname=${quoted(name)}` : "", severity ? `severity=${quoted(severity)}` : "", matchers].filter(Boolean);
+    return make("a", { href: silenceAddress(all.join(", ")), "data-key": "silence" }, "Silence these");
+  }
+
   function line(row) {
     const severity = row.labels.severity ?? "";
     const pairs = Object.fromEntries(Object.entries(row.labels).filter(([name]) => name !== "severity"));
@@ -101,6 +112,7 @@ export function open(main, route) {
             severity ? tag(severity, mood(severity)) : null,
             PHASES[row.phase] ? tag(PHASES[row.phase], "warn") : null,
             row.current ? null : tag("not current", "bad"),
+            row.silence ? make("a", { href: address("silences", [], { q: row.silence }), class: "tag", "data-key": `silenced ${row.fingerprint}` }, "silenced") : null,
             labels(pairs, null, pick)))),
       make("td", { class: "number", "data-name": "value" }, row.value === null ? make("span", { class: "none" }, "–") : make("span", {}, number(row.value))),
       make("td", { class: "since", "data-name": "since" }, since(row.started_at)));
