@@ -12,6 +12,7 @@ from support.crowd import NAMES, Crowd
 from support.page import fill, go, until_runs, until_shows, until_text
 from support.waiting import until_equal
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, firing
+from support.why import WHY
 from tocsin.cli.tables import cell
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
@@ -128,7 +129,8 @@ async def test_dead_letters_are_retried_and_dropped_one_by_one(tab: Tab, process
     """Also those of a channel that was removed."""
     removed = {**PEOPLE, "name": "old pager", "type": "", "state": "removed", "message": "no longer configured"}
     process.channel_list = [PEOPLE, {**removed, "dead": 2}]
-    process.outbox.records = [replace(DEAD, channel="old pager", reason="unrouted"), replace(DEAD, id="e", seq=6)]
+    old = replace(DEAD, channel="old pager", reason="unrouted")
+    process.outbox.records = [old, replace(old, id="e", seq=6), replace(DEAD, id="f", seq=5)]
     await until_shows(tab, "#trouble", "2 dead letters")
     assert "not delivering" not in await tab.text("#trouble")
     await go(tab, "channels")
@@ -139,9 +141,51 @@ async def test_dead_letters_are_retried_and_dropped_one_by_one(tab: Tab, process
     assert await tab.run("document.querySelector('select').value") == "old pager", "only those of the channel"
     await tab.run("window.confirm = () => true")
     await tab.click("#dead button", "Drop")
-    await until_equal(_records(process), ["e"], "the drop")
+    await until_equal(_records(process), ["e", "f"], "the drop")
     await tab.click("#dead button", "Retry")
-    await until_equal(_records(process), [], "the retry")
+    await until_equal(_records(process), ["f"], "the retry")
+
+
+async def test_dead_letters_are_dropped_by_filter_and_by_search(tab: Tab, process: FakeProcess) -> None:
+    others = [replace(DEAD, id=str(n), seq=n, detail="" if n else "gone") for n in range(3)]
+    process.outbox.records = [DEAD, *others]
+    process.channel_list = [{**PEOPLE, "dead": 4}]
+    await tab.run("window.confirm = (question) => { window.asked = question; return true; }")
+    await go(tab, "dead?q=gone")
+    await tab.click("button", "Drop all")
+    await until_equal(_records(process), [DEAD.id, "1", "2"], "what the search does not find")
+    assert await tab.run("window.asked") == "Drop the 1 dead letter found? What is dropped is not delivered."
+    await go(tab, "dead?channel=people&reason=rejected")
+    await until_shows(tab, "#dead", "rejected")
+    await tab.click("button", "Retry all")
+    await until_equal(_records(process), [], "all that the filter has")
+    assert await tab.run("window.asked") == "Send all dead letters for rejected to people again?"
+    assert process.outbox.wanted[-1].reason == "rejected"
+
+
+# Explanations.
+
+
+async def test_row_leads_to_why_it_fires(tab: Tab, process: FakeProcess) -> None:
+    process.fired = {"late": [firing(1)]}
+    process.explanation = WHY
+    await until_shows(tab, ".rows", "late")
+    await tab.click(".rows a.summary", "late")
+    await until_shows(
+        tab,
+        "main",
+        "It fires, since <b>noon</b>.",
+        'when row.severity == "page" is false (row.severity = "info")',
+        "This channel gets nothing.",
+        "began ",
+        "iban",
+    )
+    alert, asked = process.keys[-1]
+    assert (alert, asked.fingerprint) == ("late", "1" * 32)
+    await tab.click("summary", "Request and answers")
+    await until_shows(tab, "main", "rejected: 422")
+    await tab.click("main a", "its whole life")
+    await until_shows(tab, "main", "became a dead letter", "ann")
 
 
 def _records(process: FakeProcess) -> Callable[[], Awaitable[list[str]]]:

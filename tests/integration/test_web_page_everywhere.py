@@ -6,6 +6,7 @@ from support.axe import axe, violations
 from support.browser import CHROMIUM, Tab
 from support.page import fill, go, until_runs, until_shows
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, firing
+from support.why import WHY
 from tocsin.firing import Phase
 from tocsin.silences import asked
 from tocsin.web import views
@@ -22,6 +23,7 @@ VIEWS = {
     "channels": "Last errors",
     "dead": "rejected",
     f"notifications/{DEAD.id}": "written to the outbox",
+    f"explain/late/{'1' * 32}": "It is notified again.",
     "silences": "the warehouse moves",
     "transitions": "fired",
     "processes": NAME,
@@ -50,6 +52,7 @@ def full(process: FakeProcess) -> None:
     process.reasons = [why]
     process.feed.publish([FIRED] * 3)
     process.outbox.history = [ENDED]
+    process.explanation = WHY
     silence = asked({"matchers": 'customer=~".+"', "for": "2h", "reason": "the warehouse moves " * 30})
     process.outbox.add(silence.made("s" * 12, process.outbox.now()))
     process.instance_list = [

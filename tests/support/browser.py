@@ -51,8 +51,8 @@ class Tab:
     async def click(self, selector: str, text: str) -> None:
         """Click the first element of a selector that has this text, once it is there."""
         element = f"[...document.querySelectorAll({selector!r})].find((one) => one.textContent === {text!r})"
-        await until_some(lambda: self.run(f"Boolean({element})"), f"{selector} {text!r}")
-        await self.run(f"{element}.click()")
+        script = f"((found) => {{ found?.click(); return Boolean(found); }})({element})"
+        await until_some(lambda: self.run(script), f"{selector} {text!r}")
 
     async def press(self, key: str, code: int, text: str = "") -> None:
         """Press a key, which types this text."""

@@ -227,6 +227,7 @@ class FakeProcess:
         self.summary: str | None = None
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refusal: Exception | None = None
+        self.explanation = UNSEEN
         self.keys: list[tuple[str, Asked]] = []
         self.reading = self.reloads = self.rescans = self.asked = 0
         self.warnings = lambda: self.notes
@@ -279,7 +280,7 @@ class FakeProcess:
 
     async def explain(self, alert: str, asked: Asked) -> Explanation:
         self.keys.append((alert, asked))
-        return UNSEEN
+        return self.explanation
 
     async def life(self, record: Record) -> tuple[Life, RouteExplanation]:
         channel = ChannelFacts(name=record.channel, kind="novu", state="up")

@@ -1,6 +1,7 @@
 // The parts of a notification's life: the request, the answers, what comes next. For its own page, dead letters, and rows.
 
-import { block, make, moment, past, plain, tag } from "./elements.js";
+import { block, counted, make, moment, past, plain, tag } from "./elements.js";
+import { address } from "./router.js";
 
 export const STATUS_TAGS = { delivered: "good", pending: "warn", dead: "bad", dropped: "", failed: "bad" };
 export const KINDS = { fired: "bad", updated: "warn", resolved: "good", repeated: "", event: "info" };
@@ -52,3 +53,24 @@ export function next(steps) {
 }
 
 export const sentences = (texts) => (texts ?? []).map((one) => make("p", {}, plain(one)));
+
+// What a channel gets of a row, with its conditions and their values.
+export function route(one) {
+  const { when } = one;
+  const values = when && Object.entries(when.values).map(([name, value]) => `${name} = ${JSON.stringify(value)}`).join(", ");
+  return [
+    make("div", { class: "line" },
+      make("a", { class: "name", href: address("channels", [], { q: one.channel }), "data-key": `channel ${one.channel}` }, plain(one.channel)),
+      one.type && one.type !== one.channel ? make("span", { class: "none" }, plain(one.type)) : null,
+      one.state ? tag(one.state, one.state === "up" ? "good" : "bad") : null),
+    one.message ? make("p", { class: "why bad" }, plain(one.message)) : null,
+    when ? make("p", {}, "when ", make("code", {}, plain(when.expression)), " is ", make("b", {}, when.result === null ? "not known" : String(when.result)),
+      values ? make("span", { class: "none" }, ` (${values})`) : null) : null,
+    when?.error ? make("p", { class: "why bad" }, plain(when.error)) : null,
+    ...sentences(one.says),
+    make("div", { class: "facts" },
+      ...Object.entries({ ...one.group, ...one.order }).map(([name, value]) => make("span", {}, `${name} `, plain(value ?? "null"))),
+      one.waiting ? make("span", {}, `${counted(one.waiting)} pending before it`) : null,
+      one.window_ends ? make("span", {}, "next message ", past(one.window_ends)) : null),
+  ];
+}

@@ -1,7 +1,7 @@
 // Why a row fires or does not, and what was sent of it.
 
-import { card, counted, empty, labels, make, past, plain, show, since, summary, tag } from "./elements.js";
-import { KINDS, STATUS_TAGS, answers, fields, next, request, sentences } from "./life.js";
+import { card, empty, labels, make, past, plain, show, since, summary, tag } from "./elements.js";
+import { KINDS, STATUS_TAGS, answers, fields, next, request, route, sentences } from "./life.js";
 import { touched } from "./live.js";
 import { fetcher } from "./requests.js";
 import { address } from "./router.js";
@@ -39,31 +39,12 @@ function all(found) {
         found.ended_at ? make("span", {}, "ended ", past(found.ended_at)) : null,
         found.timer ? make("span", {}, `${TIMERS[found.timer.name] ?? found.timer.name} `, past(found.timer.due)) : null),
       ...next(found.next)]),
-    ...(found.routes.length ? [part([make("h3", {}, "Channels"), make("ul", { class: "plain" }, ...found.routes.map(channel))])] : []),
+    ...(found.routes.length ? [part([make("h3", {}, "Channels"), make("ul", { class: "plain" }, ...found.routes.map((one) => make("li", {}, ...route(one))))])] : []),
     ...(found.notifications.length ? [part([make("h3", {}, "Notifications"), make("ul", { class: "plain" }, ...found.notifications.map(notification))])] : []),
     found.row ? part([make("h3", {}, "Row as received"), fields(found.row)]) : "",
     ...(found.nearest?.length ? [part([make("h3", {}, "Nearest keys"), make("ul", { class: "plain" }, ...found.nearest.map((one) =>
       make("li", {}, make("a", { href: address("explain", [found.alert, one.fingerprint]) }, plain(Object.values(one.key).join(", "))))))])] : []),
   ];
-}
-
-function channel(one) {
-  const { when } = one;
-  const values = when && Object.entries(when.values).map(([name, value]) => `${name} = ${JSON.stringify(value)}`).join(", ");
-  return make("li", {},
-    make("div", { class: "line" },
-      make("a", { class: "name", href: address("channels", [], { q: one.channel }), "data-key": `channel ${one.channel}` }, plain(one.channel)),
-      one.type && one.type !== one.channel ? make("span", { class: "none" }, plain(one.type)) : null,
-      one.state ? tag(one.state, one.state === "up" ? "good" : "bad") : null),
-    one.message ? make("p", { class: "why bad" }, plain(one.message)) : null,
-    when ? make("p", {}, "when ", make("code", {}, plain(when.expression)), " is ", make("b", {}, when.result === null ? "not known" : String(when.result)),
-      values ? make("span", { class: "none" }, ` (${values})`) : null) : null,
-    when?.error ? make("p", { class: "why bad" }, plain(when.error)) : null,
-    ...sentences(one.says),
-    make("div", { class: "facts" },
-      ...Object.entries({ ...one.group, ...one.order }).map(([name, value]) => make("span", {}, `${name} `, plain(value ?? "null"))),
-      one.waiting ? make("span", {}, `${counted(one.waiting)} pending before it`) : null,
-      one.window_ends ? make("span", {}, "next message ", past(one.window_ends)) : null));
 }
 
 function notification(one) {

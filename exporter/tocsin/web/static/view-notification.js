@@ -1,7 +1,7 @@
 // One notification: what it is about, the request, the attempts with their answers, what comes next.
 
 import { block, button, card, empty, labels, make, moment, plain, plural, show, summary, tag } from "./elements.js";
-import { KINDS, STATUS_TAGS, answers, next, request, sentences } from "./life.js";
+import { KINDS, STATUS_TAGS, answers, next, request, route, sentences } from "./life.js";
 import { live, touched } from "./live.js";
 import { fetchJson, fetcher } from "./requests.js";
 import { address } from "./router.js";
@@ -39,6 +39,7 @@ function all(found, act) {
   return [
     part(head(found, act)),
     part([make("h3", {}, "Life"), life(found), ...sentences(found.says), ...answers(found), ...next(found.next)]),
+    found.route ? part([make("h3", {}, "Route"), ...route(found.route)]) : "",
     found.request || found.request_error ? part(request(found)) : "",
     part([make("h3", {}, "Row"), block(JSON.stringify(found.row, null, 2)),
       ...(found.previous ? [make("h3", {}, "Row before"), block(JSON.stringify(found.previous, null, 2))] : [])]),
