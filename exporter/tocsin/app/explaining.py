@@ -172,12 +172,14 @@ class Explainer:
         pending = record.status is Status.PENDING
         line = await self._ledger.line(record.channel, record.ordering_key) if pending else None
         request = await self._request(record, line)
+        silences = [] if record.silence is None else await self._ledger.list_silences()
         return NotificationFacts(
             record=record,
             attempts=await self._ledger.attempts(record.id),
             request=None if isinstance(request, str) else request,
             request_error=request if isinstance(request, str) else "",
             line=line,
+            silence=next((one for one in silences if one.id == record.silence), None),
         )
 
     async def _request(self, record: Record, line: Line | None) -> dict[str, Any] | str:

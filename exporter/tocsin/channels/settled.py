@@ -61,7 +61,8 @@ class Settled:
         for name, answer in answers.items():
             shown = {"recipient": name} if self._shown else {}
             self._refusals.add(name, channel=self._channel, id=id_, **shown, answer=self._redact(answer))
-        return Delivered(note)
+        accepted = (one.answer for one in results.values() if isinstance(one, Delivered) and one.answer)
+        return Delivered(note, answer=next(accepted, ""))
 
     def _about(self, name: str, text: str) -> str:
         return f"{name}: {text}" if self._shown else text

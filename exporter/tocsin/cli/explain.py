@@ -24,8 +24,8 @@ from tocsin.web import explanations, views
 _SHORT = 12
 _ANSWERS = 3
 """Attempts that are shown: the last ones."""
-_REQUEST = 240
-"""Characters of a request: `tocsin outbox show` has all of it."""
+_SIZE = 80
+"""Characters of a text of a request that is shown: `tocsin outbox show` has all of it."""
 
 
 def command(chosen: Namespace) -> Exit:
@@ -86,7 +86,8 @@ def _lines(found: Mapping[str, Any]) -> Lines:
 
 
 def _nearest(found: Mapping[str, Any]) -> Lines:
-    yield from [(0, ""), (0, "keys to ask about")]
+    heading = {"several": "keys that match", "alert": "keys to ask about"}.get(found["verdict"], "the nearest keys")
+    yield from [(0, ""), (0, heading)]
     for one in found["nearest"]:
         key = " ".join(f"{name}={cell(text)}" for name, text in one["key"].items())
         yield 2, f"{key}  ({one['phase'] or 'not there now'})"
@@ -104,13 +105,17 @@ def _notification(one: Mapping[str, Any]) -> Lines:
     yield 0, f"notification {one['id'][:_SHORT]}: {one['kind']} at {one['at']}, to {one['channel']}: {one['status']}"
     yield from ((2, text) for text in one["says"])
     answers = one["answers"]
+    if len(answers) == 1:
+        answers = []  # the sentences have it
     if len(answers) > _ANSWERS:
         yield 2, f"{len(answers) - _ANSWERS} earlier attempts, which failed, too"
     for answer in answers[-_ANSWERS:]:
         yield 2, f"{answer['at']} {answer['outcome']}{_answer(answer)}"
     if one["request"] is not None:
-        text = json.dumps(one["request"], ensure_ascii=False)
-        yield 2, f"request: {text if len(text) <= _REQUEST else text[:_REQUEST] + '…'}"
+        short = (
+            f"{name} {text}" for name, text in one["request"].items() if isinstance(text, str) and len(text) < _SIZE
+        )
+        yield 2, f"request: {', '.join(short) or ', '.join(one['request'])}"
     elif one["request_error"]:
         yield 2, f"no request: {one['request_error']}"
 

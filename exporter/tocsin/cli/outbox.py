@@ -15,7 +15,7 @@ from tocsin.cli.paragraphs import fitted
 from tocsin.cli.tables import cell, clock_time, table
 from tocsin.config import Config
 from tocsin.errors import Reason, TocsinError
-from tocsin.ledger.base import Filter, Ledger, Record, Status
+from tocsin.ledger.base import SILENCED, Filter, Ledger, Record, Status
 from tocsin.web import explanations, views
 
 _SHORT = 12
@@ -115,7 +115,7 @@ async def _change(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
 
 
 def _filters(chosen: Namespace) -> dict[str, Any]:
-    _check_known("reason", chosen.reason, Reason)
+    _check_known("reason", chosen.reason, [*map(str, Reason), SILENCED])
     return {"channel": chosen.channel, "alert": chosen.alert, "reason": chosen.reason}
 
 

@@ -1,6 +1,6 @@
 """Whether a key fires, why, and what happens next: the whole explanation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tocsin.alert import Alert, EventAlert, RowAlert
@@ -49,7 +49,12 @@ def explain(facts: Facts) -> Explanation:
         key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), facts.alert.key),
         verdict=judged.verdict,
         summary=f"{judged.summary}.",
-        because=[*map(sentence, (*judged.because, *_source(facts), *_unsent(facts, judged.verdict, routes, lives)))],
+        because=[
+            *map(
+                sentence,
+                (*judged.because, *_source(facts, judged.because), *_unsent(facts, judged.verdict, routes, lives)),
+            )
+        ],
         source=facts.status,
         started_at=None if of is None else of.started_at / 1000,
         ended_at=newest.at / 1000
@@ -191,7 +196,7 @@ def _history(facts: Facts) -> str:
 # The source.
 
 
-def _source(facts: Facts) -> Iterator[str]:
+def _source(facts: Facts, said: Sequence[str]) -> Iterator[str]:
     status = facts.status
     if status is None:
         return
@@ -201,7 +206,7 @@ def _source(facts: Facts) -> Iterator[str]:
     if (
         status.last_error
         and status.last_error_at is not None
-        and status.last_error not in (status.message, status.doubt)
+        and not any(status.last_error in text for text in (status.message, status.doubt, *said))
     ):
         at = moment(status.last_error_at, facts.now)
         yield f"the last thing that happened to the source, at {at}: {status.last_error}"

@@ -12,6 +12,7 @@ from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Line, Record
 from tocsin.model import Columns
 from tocsin.pipeline.routing import Route
+from tocsin.silences import Silence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class NotificationFacts:
     """Why there is none."""
     line: Line | None = None
     """What is pending of its ordering key, if it is pending."""
+    silence: Silence | None = None
+    """What holds it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ from tocsin.errors import Reason
 from tocsin.explain.explanation import Answer, Life, Step
 from tocsin.explain.facts import ChannelFacts, NotificationFacts
 from tocsin.explain.words import counted, moment, sentence, source_moment
-from tocsin.ledger.base import Record, Status
+from tocsin.ledger.base import SILENCED, Record, Status
+from tocsin.silences import Silence
 
 SHORT = 12
 """Characters of an id in a sentence; the commands take them."""
@@ -53,10 +54,18 @@ def _over(facts: NotificationFacts, now: float) -> tuple[list[str], Step | None]
         answer = f"; the receiver answered: {record.detail}" if record.detail else ""
         return [f"delivered at {at}{tried}{answer}"], None
     if record.status is Status.DROPPED:
+        if record.reason == SILENCED:
+            return [f"dropped at {at}, since it came and went while a silence held it: {record.detail}"], None
         why = f"; the last attempt failed: {_why(record)}" if record.reason else ""
         return [f"dropped at {at}, so it is not sent{why}"], None
-    text = f"it is not sent again by itself; fix the cause, then: tocsin outbox retry {record.id[:SHORT]}"
-    return [f"given up on at {at}: {_why(record)}", *_hints(record), text], Step(at=None, text=text)
+    text = f"is not sent again by itself; fix the cause, then: tocsin outbox retry {record.id[:SHORT]}"
+    return [f"given up on at {at}: {_why(record)}", *_hints(record), f"it {text}"], Step(
+        at=None, text=f"{_named(record)} {text}"
+    )
+
+
+def _named(record: Record) -> str:
+    return f"the {record.kind} to {record.channel}"
 
 
 def _hints(record: Record) -> Iterator[str]:
@@ -85,6 +94,8 @@ def _is_pending(record: Record) -> bool:
 
 def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple[list[str], Step | None]:
     record = facts.record
+    if record.silence is not None:
+        return _silenced(record, facts.silence, now)
     failed = _failed(record)
     if not channel.kind:
         text = f"the channel {record.channel} is not configured: it becomes a dead letter at the next start"
@@ -92,10 +103,19 @@ def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tup
     before = _before(facts)
     if before is not None:
         text = _blocked(record, before, facts, now)
-        return [*failed, text], Step(at=None, text=f"it is sent after {before.id[:SHORT]}")
+        return [*failed, text], Step(at=None, text=f"{_named(record)} is sent after {before.id[:SHORT]}")
     at, waits = _waits(facts, channel, now)
-    text = f"sent to {record.channel}" if not record.attempts else f"sent to {record.channel} again"
-    return [*failed, *waits], Step(at=at, text=f"the {record.kind} is {text}")
+    text = "is sent again" if record.attempts else "is sent"
+    return [*failed, *waits], Step(at=at, text=f"{_named(record)} {text}")
+
+
+def _silenced(record: Record, silence: Silence | None, now: float) -> tuple[list[str], Step]:
+    then = f"{_named(record)} is sent, unless its row has come and gone meanwhile"
+    if silence is None:
+        return [f"held back {record.detail}"], Step(at=None, text=f"when the silence ends, {then}")
+    by = f", made by {silence.by}" if silence.by else ""
+    text = f"held back by the silence {silence.id} until {moment(silence.ends_at, now)}: {silence.reason}{by}"
+    return [text], Step(at=silence.ends_at, text=f"the silence ends: {then}")
 
 
 def _failed(record: Record) -> list[str]:
@@ -132,9 +152,7 @@ def _waits(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple
     at, waits = now, list[str]()
     if record.not_before > now:
         at = record.not_before
-        if record.reason == "silenced":
-            waits.append("a silence holds it back")
-        elif record.attempts or record.reason:
+        if record.attempts or record.reason:
             waits.append(f"the next attempt is at {moment(at, now)}")
         elif record.digest is not None:
             size = sum(one.digest == record.digest for one in (facts.line.first if facts.line else ()))

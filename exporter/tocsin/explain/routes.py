@@ -93,10 +93,13 @@ def _merging(
     channel: ChannelFacts, route: Route, group: Mapping[str, str | None], ends: float | None, now: float
 ) -> str:
     of = f" of the group {pairs(group)}" if group else ""
-    count = channel.line.count if channel.line else 0
+    merging = f"notifications{of} within {duration(route.interval)} are merged into one message"
+    if channel.line is None:
+        return merging
+    count = channel.line.count
     waiting = f"; {counted(count, 'notification waits', 'notifications wait')} for it" if count else ""
     opens = "the next one is sent at once" if ends is None else f"the next message may be sent at {moment(ends, now)}"
-    return f"notifications{of} within {duration(route.interval)} are merged into one message; {opens}{waiting}"
+    return f"{merging}; {opens}{waiting}"
 
 
 def _accepted(accepted: Mapping[str, bool]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion11, web
 
 from tocsin.errors import Reason, SourceError
 from tocsin.explain.keys import Asked, UnknownColumnError
-from tocsin.ledger.base import Filter, Ledger, Record, Status
+from tocsin.ledger.base import SILENCED, Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.web import explanations, views
@@ -148,7 +148,8 @@ class Api:
         name = request.match_info["alert"]
         alert = self.process.alert(name)
         if alert is None:
-            raise web.HTTPNotFound(text=f"there is no alert {name!r}")
+            names = ", ".join(one["name"] for one in self.process.alerts())
+            raise web.HTTPNotFound(text=f"there is no alert {name!r}; there are: {names or 'none'}")
         try:
             found = await self.process.explain(
                 name, Asked(values=tuple(values), fingerprint=request.query.get("fingerprint"))
@@ -260,8 +261,9 @@ class Api:
 
 def _filter(query: Query, status: Status | None, *, limit: int, before: int | None) -> Filter:
     reason = query.get("reason")
-    if reason is not None and reason not in set(Reason):
-        raise web.HTTPBadRequest(text=f"reason is {reason!r}; it must be one of {', '.join(Reason)}")
+    known = [*map(str, Reason), SILENCED]
+    if reason is not None and reason not in known:
+        raise web.HTTPBadRequest(text=f"reason is {reason!r}; it must be one of {', '.join(known)}")
     return Filter(
         status=status,
         channel=query.get("channel"),

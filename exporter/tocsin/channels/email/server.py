@@ -133,7 +133,9 @@ class Server:
             else:
                 outcome[address] = Delivered()
         if Delivered() in outcome.values():
-            await smtp.data(content)
+            code, text = await smtp.data(content)
+            accepted = Delivered(answer=self._redact(f"{code} {text}"))
+            outcome = {name: accepted if one == accepted else one for name, one in outcome.items()}
         return outcome
 
     # Connections.

@@ -1,0 +1,345 @@
+"""Explanations: from facts to a verdict, sentences, and what happens next."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from support.explaining import NOW, START, alert, channel, event_alert, facts, firing, line, notified, record, status
+from tocsin.errors import Reason
+from tocsin.explain.alerts import explain
+from tocsin.explain.explanation import Explanation, Verdict
+from tocsin.explain.facts import Facts
+from tocsin.explain.keys import Asked, Found, UnknownColumnError, candidate, find
+from tocsin.explain.lives import life
+from tocsin.explain.words import moment, sentence
+from tocsin.exposition import State
+from tocsin.firing import Phase
+from tocsin.ledger.base import Attempt, Status
+from tocsin.model import Column, Kind, fingerprint
+from tocsin.silences import Silence, parse
+
+
+def said(found: Explanation) -> str:
+    """Every sentence of an explanation."""
+    routes = (text for one in found.routes for text in one.says)
+    lives = (text for one in found.notifications for text in one.says)
+    steps = (step.text for step in found.next)
+    return " ".join([found.summary, *found.because, *routes, *lives, *steps, *found.unknown])
+
+
+# Whether it fires.
+
+GONE = facts(firing=None, notifications=[notified(kind="fired"), notified(kind="resolved", at=START + 60_000)])
+
+VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
+    "it fires": (
+        facts(),
+        Verdict.FIRING,
+        ["late 17 fires since", "its row is in late_orders", "resolves when its row"],
+    ),
+    "it waits for `for`": (
+        facts(alert=alert(hold=300.0), firing=firing(Phase.PENDING)),
+        Verdict.PENDING,
+        ["does not fire yet", "has to stay for 5m (for)", "late 17 fires, if its row is still there"],
+    ),
+    "it is kept firing": (
+        facts(alert=alert(keep_firing_for=300.0), firing=firing(Phase.KEEPING, marked_at=START + 60_000)),
+        Verdict.KEEPING,
+        ["only kept firing until", "its row left late_orders", "resolves, if its row is not back"],
+    ),
+    "it is repeated": (facts(alert=alert(repeat_interval=60.0)), Verdict.FIRING, ["notified again as repeated"]),
+    "it resolved": (
+        GONE,
+        Verdict.ABSENT,
+        ["does not fire any more", "no row of this key is in late_orders", "resolved at"],
+    ),
+    "its end was not notified": (
+        facts(firing=None, notifications=[notified(kind="fired")]),
+        Verdict.ABSENT,
+        ["does not fire; it fired at", "no end of it was notified"],
+    ),
+    "it was never there": (facts(firing=None), Verdict.UNSEEN, ["no notification of it is kept", "kept for 7d"]),
+    "no key matches": (facts(found=Found(), firing=None), Verdict.UNSEEN, ["does not fire, and no notification"]),
+    "several keys match": (facts(found=Found(matches=3), firing=None), Verdict.SEVERAL, ["3 keys of late match 17"]),
+    "no key was named": (
+        facts(asked=Asked(), found=Found(), firing=None),
+        Verdict.ALERT,
+        ["late: 1 key fires, 2 pending"],
+    ),
+    "its rows are not known": (
+        facts(rows_known=False, firing=None, notifications=[notified(kind="fired")]),
+        Verdict.UNKNOWN,
+        ["whether late 17 fires is not known", "by its notifications it fired at"],
+    ),
+    "the alert is in error": (
+        facts(status=status(State.ERROR, message="db: relation late_orders does not exist")),
+        Verdict.FIRING,
+        ["the alert is in error: db: relation late_orders does not exist", "nothing fires, changes or resolves"],
+    ),
+    "the source is silent": (
+        facts(status=status(State.STALE)),
+        Verdict.FIRING,
+        ["stale", "no progress since", "withdrawn"],
+    ),
+    "the alert is starting": (
+        facts(status=status(State.STARTING)),
+        Verdict.FIRING,
+        ["there is no complete snapshot yet"],
+    ),
+    "the view was replaced": (
+        replace(
+            GONE, status=status(last_error="the definition of the view was changed", last_error_at=START / 1000 + 61)
+        ),
+        Verdict.ABSENT,
+        ["that was when this happened to the source: the definition of the view was changed"],
+    ),
+    "the source failed once": (
+        facts(status=status(last_error="db: connection lost", last_error_at=NOW - 3600)),
+        Verdict.FIRING,
+        ["the last thing that happened to the source, at", "db: connection lost"],
+    ),
+    "another process leads": (
+        facts(leader="process 7 on host-a"),
+        Verdict.FIRING,
+        ["process 7 on host-a leads the alert"],
+    ),
+    "no process runs": (facts(running=False, status=None), Verdict.FIRING, ["no process was asked", "is not known"]),
+    "it was there at the start": (
+        facts(alert=alert(initial="silent")),
+        Verdict.FIRING,
+        ["initial: silent does not notify"],
+    ),
+    "no channel is notified": (
+        facts(alert=alert(notify=()), channels=[]),
+        Verdict.FIRING,
+        ["its rows are gauges only"],
+    ),
+    "an event": (
+        facts(alert=event_alert(), firing=None, notifications=[notified(kind="event")]),
+        Verdict.EVENT,
+        ["is an event of", "notified once"],
+    ),
+    "an unknown event": (facts(alert=event_alert(), firing=None), Verdict.UNSEEN, ["no event late 17", "duplicates"]),
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdict_is_said_with_its_reason(name: str) -> None:
+    given, verdict, parts = VERDICTS[name]
+    found = explain(given)
+    assert found.verdict is verdict
+    for part in parts:
+        assert part.lower() in said(found).lower(), said(found)
+
+
+def test_steps_are_in_the_order_of_time() -> None:
+    pending = notified(status=Status.PENDING, not_before=NOW + 30, attempts=1, reason="timeout")
+    found = explain(facts(alert=alert(repeat_interval=3600.0), notifications=[pending]))
+    assert [step.at for step in found.next] == [NOW + 30, START / 1000 + 3600]
+
+
+# Channels.
+
+ROUTES: dict[str, tuple[dict[str, Any], Sequence[str]]] = {
+    "a condition that is true": (
+        {"when": "row.id == 17 and labels.customer == 'Ann'"},
+        ['is true for this row (row.id = 17, labels.customer = "Ann")'],
+    ),
+    "a condition that is false": (
+        {"when": 'row.customer == "Bob"'},
+        ['is false for this row (row.customer = "Ann"), so it is not notified here'],
+    ),
+    "a condition that fails": ({"when": "row.nosuch > 1"}, ["cannot be evaluated, so it counts as true"]),
+    "some kinds only": ({"kinds": frozenset({Kind.FIRED})}, ["only fired is sent (on)"]),
+    "a group with an open window": (
+        {"interval": 300.0, "group_by": ("customer",), "line": line(due=NOW + 60)},
+        ['of the group customer = "Ann" within 5m are merged', "the next message may be sent at", "(in 1m)"],
+    ),
+    "a group without a window": ({"interval": 300.0, "line": line()}, ["the next one is sent at once"]),
+    "an order": ({"order_by": ("customer",)}, ['events with the same customer = "Ann" are sent one after another']),
+    "a pause": (
+        {"state": "paused", "message": "unauthorized: 401", "opens_in": 30.0},
+        ["the channel is paused: unauthorized: 401; it tries again at", "(in 30s)"],
+    ),
+    "a rate limit": ({"opens_in": 5.0, "is_limited": True}, ["its rate limit lets it send again at"]),
+    "a level output": (
+        {"accepted": {"http://am:9093": True, "http://am2:9093": False}},
+        ["http://am:9093 has accepted this as firing", "http://am2:9093 does not have this as firing"],
+    ),
+    "a channel that is no longer notified": ({"route": None}, ["does not notify this channel any more"]),
+}
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_route_is_said_with_its_values(name: str) -> None:
+    given, parts = ROUTES[name]
+    [found] = explain(facts(channels=[channel(**given)])).routes
+    for part in parts:
+        assert part.lower() in " ".join(found.says).lower(), found.says
+
+
+def test_false_conditions_are_why_nothing_was_sent() -> None:
+    found = explain(facts(channels=[channel(when="row.id == 1")]))
+    assert "Nothing was sent: the conditions of all channels are false for this row." in found.because
+
+
+# Notifications.
+
+BEFORE = record(seq=1, status=Status.PENDING, attempts=3, reason="timeout", detail="no answer", not_before=NOW + 9)
+PENDING = record(seq=5, status=Status.PENDING, kind="updated")
+SILENCE = Silence(
+    id="s1", matchers=parse('alertname="late"'), starts_at=0.0, ends_at=NOW + 600, reason="a move", by="ann"
+)
+
+LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | None]] = {
+    "delivered": ({"detail": "200"}, {}, ["delivered at", "the receiver answered: 200"], None),
+    "delivered at last": ({"detail": "200", "failed": 2}, {}, ["at attempt 3"], None),
+    "dead": (
+        {"status": Status.DEAD, "reason": Reason.REJECTED, "detail": "400 no"},
+        {},
+        ["given up on at", "rejected: 400 no", "would refuse it again", "tocsin outbox retry"],
+        None,
+    ),
+    "dead for a template": ({"status": Status.DEAD, "reason": Reason.TEMPLATE}, {}, ["nothing was sent"], None),
+    "dropped": ({"status": Status.DROPPED}, {}, ["dropped at", "so it is not sent"], None),
+    "dropped after a silence": (
+        {"status": Status.DROPPED, "reason": "silenced", "detail": "by s1"},
+        {},
+        ["came and went while a silence held it"],
+        None,
+    ),
+    "sent now": ({"status": Status.PENDING}, {}, ["it is sent now"], NOW),
+    "to be sent by no one": (
+        {"status": Status.PENDING},
+        {"state": None},
+        ["whether a process sends it is not known"],
+        NOW,
+    ),
+    "retried": (
+        {"status": Status.PENDING, "attempts": 2, "reason": "timeout", "detail": "no answer", "not_before": NOW + 20},
+        {},
+        ["2 attempts failed, the last one for: timeout: no answer", "the next attempt is at", "(in 20s)"],
+        NOW + 20,
+    ),
+    "in a digest": (
+        {
+            "status": Status.PENDING,
+            "digest": 4,
+            "not_before": NOW + 60,
+            "line": [{"digest": 4}, {"digest": 4, "seq": 5}],
+        },
+        {},
+        ["waits in a digest with 1 other, which is sent at", "(in 1m)"],
+        NOW + 60,
+    ),
+    "behind another": (
+        {"record": PENDING, "line": [BEFORE, PENDING]},
+        {},
+        [
+            "waits behind",
+            "the fired of",
+            "which fails for: timeout: no answer",
+            "(in 9s)",
+            "same row are sent in order",
+        ],
+        None,
+    ),
+    "while the channel is paused": (
+        {"status": Status.PENDING},
+        {"state": "paused", "message": "unauthorized: 401", "opens_in": 30.0},
+        ["the channel is paused (unauthorized: 401): it sends again at"],
+        NOW + 30,
+    ),
+    "under a rate limit": (
+        {"status": Status.PENDING},
+        {"opens_in": 5.0, "is_limited": True},
+        ["the rate limit of the channel: it sends again at"],
+        NOW + 5,
+    ),
+    "of a removed channel": ({"status": Status.PENDING}, {"kind": ""}, ["is not configured", "dead letter"], None),
+    "held by a silence": (
+        {"status": Status.PENDING, "reason": "silenced", "silenced_by": "s1", "silence": SILENCE},
+        {},
+        ["held back by the silence s1 until", "(in 10m): a move, made by ann"],
+        NOW + 600,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_notification_is_said_with_what_is_next(name: str) -> None:
+    given, of_channel, parts, at = LIVES[name]
+    found = life(notified(**given), channel(**of_channel), NOW)
+    for part in parts:
+        assert part.lower() in " ".join(found.says).lower(), found.says
+    assert (found.next.at if found.next else None) == at
+
+
+def test_answers_end_with_the_receivers_last_word() -> None:
+    attempts = [
+        Attempt(at=NOW - 9, reason="timeout", detail="no answer"),
+        Attempt(at=NOW - 5, reason="rejected", detail="400"),
+    ]
+    dead = life(notified(status=Status.DEAD, reason="rejected", detail="400", attempts_made=attempts), channel(), NOW)
+    assert [(one.outcome, one.answer) for one in dead.answers] == [("failed", "no answer"), ("dead", "400")]
+    delivered = life(notified(detail="200", attempts_made=attempts[:1]), channel(), NOW)
+    assert [(one.outcome, one.answer) for one in delivered.answers] == [("failed", "no answer"), ("delivered", "200")]
+
+
+# Keys.
+
+COLUMNS = tuple(Column(name=name, oid=25) for name in ("id", "region", "customer"))
+KNOWN = [
+    candidate(fingerprint("late", list(row[:2])), COLUMNS, row, Phase.FIRING)
+    for row in (("17", "eu", "Ann"), ("18", "eu", "Bob"), ("17", "us", "Eve"))
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "customer"),
+    [
+        (("17", "eu"), "Ann"),
+        (("region=us", "id=17"), "Eve"),
+        (("region=us",), "Eve"),
+        (("customer=Bob",), "Bob"),
+        ((KNOWN[1].fingerprint,), "Bob"),
+    ],
+)
+def test_key_is_found_by_values_columns_or_fingerprint(values: tuple[str, ...], customer: str) -> None:
+    found = find(Asked(values=values), "late", ["id", "region"], KNOWN, hashed=True)
+    assert [one.texts["customer"] for one in KNOWN if one.fingerprint == found.fingerprint] == [customer]
+
+
+def test_key_that_is_not_known_has_the_nearest() -> None:
+    found = find(Asked(values=("18", "us")), "late", ["id", "region"], KNOWN, hashed=True)
+    assert found.fingerprint == fingerprint("late", ["18", "us"])
+    assert found.matches == 0
+    assert {one.fingerprint for one in found.nearest} == {one.fingerprint for one in KNOWN}
+    several = find(Asked(values=("17",)), "late", ["id", "region"], KNOWN, hashed=True)
+    assert (several.fingerprint, several.matches, len(several.nearest)) == (None, 2, 2)
+
+
+@pytest.mark.parametrize("values", [("17", "eu", "x"), ("nosuch=1",)])
+def test_unknown_column_names_those_of_the_key(values: tuple[str, ...]) -> None:
+    with pytest.raises(UnknownColumnError, match="the key is id, region: write the values in this order"):
+        find(Asked(values=values), "late", ["id", "region"], KNOWN, hashed=True)
+    with pytest.raises(UnknownColumnError, match="with one of customer, id, region"):
+        find(Asked(values=("17",)), "late", [], KNOWN, hashed=True)
+
+
+# Words.
+
+
+def test_times_are_said_with_their_distance() -> None:
+    assert moment(0.0, 62.0) == "1970-01-01 00:00:00Z (1m 2s ago)"
+    assert moment(1e18, 0.0) == "a time beyond every calendar"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("it fires", "It fires."), ("http://am has it", "http://am has it."), ("it fails…", "It fails…"), ("", ".")],
+)
+def test_sentence_has_a_capital_and_an_end(text: str, expected: str) -> None:
+    assert sentence(text) == expected
