@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_failure_names_place_expected_and_found(capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["wrong_test.yaml", "mistakes_test.yaml", "order_test.yaml", "names_test.yaml"]
+    files = ["wrong_test.yaml", "mistakes_test.yaml", "order_test.yaml", "names_test.yaml", "braces_test.yaml"]
     assert main(["test", *files]) == Exit.FAILED
     shown = re.sub(r"\b[0-9a-f]{32}\b", "<id>", re.sub(r"in [0-9.]+ s", "in 0 s", capsys.readouterr().out))
     if os.environ.get("TOCSIN_WRITE_GOLDEN"):

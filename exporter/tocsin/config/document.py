@@ -104,6 +104,8 @@ def _hint(error: yaml.MarkedYAMLError, mark: yaml.Mark, text: str) -> str:
         return "; within { } and [ ] put ${NAME} in quotes"
     if "{{" in before:
         return "; put text that has {{ }} in quotes"
+    if found == "{" and before.strip():
+        return "; within { } and [ ] put text that has braces in quotes"
     if found == "\t":
         return "; indent with spaces, not tabs"
     if isinstance(error, yaml.scanner.ScannerError) and _NO_SPACE.match(above):

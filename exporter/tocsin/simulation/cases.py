@@ -113,10 +113,18 @@ class Step(Settings):
     exp_notifications: dict[str, list[ExpectedNotification]] = Field(default_factory=dict)
     """Channel -> everything that its receiver accepted since the step that expected something of it before, in any
     order."""
-    exp_none: list[str] | Literal["all"] = Field(default_factory=list)
-    """Channels whose receivers accepted nothing since the step that expected something of them before."""
+    exp_none: list[str] | str = Field(default_factory=list)
+    """Channels whose receivers accepted nothing since the step that expected something of them before; `all`: those
+    that the alerts of the test notify."""
     exp_dead_letters: dict[str, list[ExpectedDeadLetter]] = Field(default_factory=dict)
     """Channel -> everything that was given up until now, in any order."""
+
+    @property
+    def silent(self) -> list[str] | None:
+        """The channels in `exp_none`; None: all."""
+        if self.exp_none == "all":
+            return None
+        return [self.exp_none] if isinstance(self.exp_none, str) else self.exp_none
 
     @property
     def expects(self) -> bool:

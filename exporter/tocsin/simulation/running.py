@@ -208,7 +208,7 @@ class _Run:
                 self._fail(f"{place}.exp_series", step, "series", differences=wrong)
         for name, expected in step.exp_notifications.items():
             self._compare_accepted(step, below(f"{place}.exp_notifications", name), name, expected)
-        for name in simulation.receivers if step.exp_none == "all" else step.exp_none:
+        for name in simulation.receivers if step.silent is None else step.silent:
             self._compare_accepted(step, f"{place}.exp_none", name, [])
         for name, dead in step.exp_dead_letters.items():
             seen = await self._dead(name)

@@ -159,7 +159,10 @@ class Script:
             for name in step.sources:
                 self._check(below(f"{place}.sources", name), "source", name, config.sources)
             for name in step.events:
-                self._check(below(f"{place}.events", name), "alert on events", name, config.event_alerts)
+                if name in config.row_alerts:
+                    self._report(below(f"{place}.events", name), "this alert is on rows; write them under insert")
+                else:
+                    self._check(below(f"{place}.events", name), "alert on events", name, config.event_alerts)
                 try:
                     self.events(step.events[name])
                 except TableError as error:
@@ -168,13 +171,14 @@ class Script:
                 for name in getattr(step, what):
                     if self._check(below(f"{place}.{what}", name), "channel", name, config.channels):
                         self._check_level(below(f"{place}.{what}", name), what, name)
-            for i, name in enumerate(step.exp_none if isinstance(step.exp_none, list) else ()):
-                self._check(f"{place}.exp_none[{i}]", "channel", name, config.channels)
+            for name in step.silent or ():
+                self._check(f"{place}.exp_none", "channel", name, config.channels)
             for name, answers in step.receivers.items():
                 if not isinstance(answers, list) and answer(answers).killed:
                     self._report(below(f"{place}.receivers", name), "is for one request; write it as a list: [killed]")
             self._check_series(place, step.exp_series)
         self._check_ids()
+        self._check_process()
 
     def _check_ids(self) -> None:
         """Check that the names of ids are given before, or in the same list."""
@@ -186,6 +190,14 @@ class Script:
                     if one.same_id_as is not None:
                         place = below(f"{self.step(number)}.exp_notifications", channel)
                         self._check(f"{place}[{i}].same_id_as", "id", one.same_id_as, dict.fromkeys(known))
+
+    def _check_process(self) -> None:
+        runs = True
+        for number, step in enumerate(self.case.timeline):
+            if step.tocsin is not None and runs == (step.tocsin == "started"):
+                state = "runs already" if runs else "does not run"
+                self._report(f"{self.step(number)}.tocsin", f"cannot be {step.tocsin}: it {state}")
+            runs = runs if step.tocsin is None else step.tocsin != "stopped"
 
     def _check(self, place: str, noun: str, name: str, known: Mapping[str, object]) -> bool:
         if name not in known:
