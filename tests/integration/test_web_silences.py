@@ -62,8 +62,10 @@ async def test_preview_counts_rows_and_pending(start: Start, ledger: Ledger) -> 
     found = await _get(client, "/preview?matchers=alertname%3Dlate")
     assert (found["matchers"], found["firing"], found["pending"]) == ('alertname="late"', {"late": 2}, {"hook": 2})
     assert [row["fingerprint"] for row in found["rows"]] == ["1" * 32, "2" * 32]
-    found = await _get(client, "/preview?matchers=customer%3Dnone")
+    assert found["unknown_labels"] == []
+    found = await _get(client, "/preview?matchers=custmer%3Dnone")
     assert (found["firing"], found["rows"], found["pending"]) == ({}, [], {})
+    assert found["unknown_labels"] == ["custmer"]
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ async def _list(ledger: Ledger, _: Config, chosen: Namespace) -> Exit:
             one.id,
             one.state(now),
             one.matchers,
-            clock_time(one.starts_at)[:16],
-            clock_time(one.ends_at)[:16],
+            _when(one, now),
             sum(held.get(one.id, {}).values()),
             f"{one.reason} ({one.by})" if one.by else one.reason,
         )
@@ -68,7 +67,7 @@ async def _list(ledger: Ledger, _: Config, chosen: Namespace) -> Exit:
     ]
     more = len(found) - len(shown)
     empty = f"no silences; {more} that ended are shown with --all" if more else "no silences"
-    table(("id", "state", "matchers", "from (UTC)", "until (UTC)", "held", "reason"), rows, empty=empty)
+    table(("id", "state", "matchers", "when", "held", "reason"), rows, empty=empty)
     return Exit.OK
 
 
@@ -144,7 +143,7 @@ async def _matched(ledger: Ledger, config: Config, matchers: Matchers) -> Matche
     for name, alert in config.row_alerts.items():
         if (stored := await ledger.load(name)) is not None:
             rows += views.firings(stored.firings, alert, stored.columns)
-    return await matched(matchers, rows, ledger, config.alerts.get)
+    return await matched(matchers, rows, ledger, config.alerts)
 
 
 async def _named(ledger: Ledger, given: str) -> Silence:
@@ -159,8 +158,24 @@ async def _view(ledger: Ledger, silence: Silence) -> dict[str, Any]:
     return views.silence(silence, (await ledger.held()).get(silence.id, {}), ledger.now())
 
 
+def _when(silence: Silence, now: float) -> str:
+    match silence.state(now):
+        case State.ACTIVE:
+            return f"{_rounded(silence.ends_at - now)} left"
+        case State.PENDING:
+            return f"in {_rounded(silence.starts_at - now)}, for {_rounded(silence.ends_at - silence.starts_at)}"
+    return f"ended {_rounded(now - silence.ends_at)} ago"
+
+
+def _rounded(seconds: float) -> str:
+    step = 60 if seconds >= 120 else 1
+    return duration_text(round(seconds / step) * step)
+
+
 def _sentence(found: Matched) -> str:
     firing, pending = found.firing.total(), found.pending.total()
+    if found.unknown:
+        return f"nothing has the label {' or '.join(found.unknown)}: no alert of the configuration names it"
     if not firing and not pending:
         return "nothing matches now"
     rows = f"{firing} firing row{'s' if firing != 1 else ''}" + (f" ({_counts(found.firing)})" if firing else "")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Matched:
     """Some of them, as `views.firings` makes them."""
     pending: Counter[str] = field(default_factory=Counter)
     """Pending notifications, by channel."""
+    unknown: list[str] = field(default_factory=list)
+    """Labels in the matchers that no alert has."""
 
     def json(self, matchers: Matchers) -> dict[str, Any]:
         """As the API returns it."""
@@ -38,6 +40,7 @@ class Matched:
             "firing": dict(self.firing),
             "rows": self.rows,
             "pending": dict(self.pending),
+            "unknown_labels": self.unknown,
         }
 
 
@@ -45,10 +48,12 @@ async def matched(
     matchers: Matchers,
     rows: Iterable[dict[str, Any]],
     ledger: Ledger | None,
-    alert: Callable[[str], Alert | None],
+    alerts: Mapping[str, Alert],
 ) -> Matched:
-    """Find what matches. `rows`: those that fire, as `views.firings` makes them. Raises LedgerError."""
-    found = Matched()
+    """Find what matches. `rows`: those that fire, as `views.firings` makes them. `alerts`: those of the configuration.
+    Raises LedgerError."""
+    known = {"alertname"}.union(*({*one.labels, *one.static_labels} for one in alerts.values()))
+    found = Matched(unknown=sorted({one.name for one in matchers.each} - known))
     for number, row in enumerate(rows):
         if number % _STEP == 0:
             await asyncio.sleep(0)
@@ -60,7 +65,7 @@ async def matched(
     for number, record in enumerate(records):
         if number % _STEP == 0:
             await asyncio.sleep(0)
-        shown = views.RowView(alert(record.alert), record.columns).shown(record.row)
+        shown = views.RowView(alerts.get(record.alert), record.columns).shown(record.row)
         found.pending[record.channel] += matchers.match(_labels({"alert": record.alert, **shown}))
     found.pending = +found.pending
     return found

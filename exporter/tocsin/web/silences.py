@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,9 @@ class SilencesApi:
             matchers = parse(text)
         except MatchersError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
-        found = await matched(matchers, self._rows(), self.process.ledger, self.process.alert)
+        names = [status["name"] for status in self.process.alerts()]
+        alerts = {name: alert for name in names if (alert := self.process.alert(name)) is not None}
+        found = await matched(matchers, self._rows(names), self.process.ledger, alerts)
         return as_json(found.json(matchers))
 
     async def add(self, request: web.Request) -> web.Response:
@@ -115,9 +117,9 @@ class SilencesApi:
     async def _view(self, ledger: Ledger, silence: Silence) -> dict[str, Any]:
         return views.silence(silence, (await ledger.held()).get(silence.id, {}), ledger.now())
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for status in self.process.alerts():
-            yield from self.process.firing(status["name"], _ALL)
+    def _rows(self, alerts: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for name in alerts:
+            yield from self.process.firing(name, _ALL)
 
 
 def _user(request: web.Request) -> str:
