@@ -16,11 +16,8 @@ SECTIONS = {
     "Faults not repeated": 37,
     "The port": 14,
     "A ledger in PostgreSQL": 18,
-<<<<<<< HEAD
     "Tests of alerts": 10,
-=======
     "Silences": 10,
->>>>>>> c360608 (docs: silences, with rule, runbook and decision)
 }
 """Section -> number of promises."""
 
