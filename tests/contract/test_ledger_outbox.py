@@ -68,13 +68,16 @@ async def test_previous_ids_are_of_episode_and_channel(ledger: Ledger) -> None:
 async def test_records_are_found_by_any_filter(ledger: Ledger) -> None:
     notifications = await fired(ledger, *"1234", to=("hook", "mail"))
     await ledger.commit(commit([transition("9", alert="early")], alert="early"))
-    await ledger.settle([settlement(notifications[0], Status.DEAD)])
+    await ledger.settle([settlement(notifications[0], Status.DEAD, reason="rejected")])
     seqs = [one.seq for one in await ledger.find(Filter())]
     assert seqs == sorted(seqs, reverse=True)
     assert len(seqs) == 9
     assert len(await ledger.find(Filter(channel="mail"))) == 4
     assert len(await ledger.find(Filter(alert="early"))) == 1
     assert [one.id for one in await ledger.find(Filter(status=Status.DEAD))] == [notifications[0].id]
+    assert [one.id for one in await ledger.find(Filter(reason="rejected"))] == [notifications[0].id]
+    of_key = await ledger.find(Filter(fingerprint=notifications[0].transition.fingerprint))
+    assert {one.id for one in of_key} == {notifications[0].id, notifications[1].id}
     assert [one.id for one in await ledger.find(Filter(id=notifications[3].id))] == [notifications[3].id]
     assert [one.seq for one in await ledger.find(Filter(before=seqs[3], limit=2))] == seqs[4:6]
     assert await ledger.find(Filter(channel="mail", alert="early")) == []
@@ -172,6 +175,18 @@ async def test_sending_a_digest_opens_next_window(ledger: Ledger, clock: Clock) 
     clock.advance(31)
     [fourth] = await grouped(ledger, "5")
     assert (fourth.digest, fourth.not_before) == (None, 0.0)
+
+
+async def test_line_is_what_waits_of_an_ordering_key(ledger: Ledger, clock: Clock) -> None:
+    assert (await ledger.line("hook", GROUP.ordering_key)).due is None
+    first, second = await grouped(ledger, "1", "2", "3")
+    line = await ledger.line("hook", GROUP.ordering_key)
+    assert [one.id for one in line.first][:2] == [first.id, second.id]
+    assert (line.count, line.due) == (3, second.not_before)
+    assert line.first[1].notification == second
+    await ledger.settle([delivered(first)])
+    assert (await ledger.line("hook", GROUP.ordering_key)).count == 2
+    assert (await ledger.line("mail", GROUP.ordering_key)).count == 0
 
 
 async def test_keys_and_channels_have_windows_of_their_own(ledger: Ledger) -> None:

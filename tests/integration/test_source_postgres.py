@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from support.postgres import BURST, QUEUE_IS_EMPTY, Database, Postgres, on_both_versions
 from support.reading import check, error_of, reading
@@ -53,6 +53,36 @@ async def test_relation_is_read_on_the_interval(database: Database) -> None:
         await database.run("DELETE FROM orders WHERE id = 2")
         await stream.until_state(ANN)
         assert stream.last.polled
+
+
+@on_both_versions
+async def test_replaced_relation_is_noticed(database: Database) -> None:
+    """By the definition of a view, and by the number of a relation of the same one."""
+    await database.run("CREATE VIEW named AS SELECT * FROM orders WHERE name IS NOT NULL")
+    async with reading(source(database), "named") as stream:
+        assert (await stream.next()).replaced == ""
+        await database.run("CREATE OR REPLACE VIEW named AS SELECT * FROM orders WHERE name IS NULL")
+        await stream.until_state(UNNAMED)
+        assert stream.last.replaced == "the definition of the view was changed"
+        assert (await stream.next()).replaced == ""
+        await database.run("BEGIN; DROP VIEW named; CREATE VIEW named AS TABLE orders; COMMIT")
+        await stream.until_state(ANN, UNNAMED)
+        assert stream.last.replaced == "the name refers to another view now"
+    async with reading(source(database), "orders") as stream:
+        await stream.next()
+        await database.run("BEGIN; ALTER TABLE orders RENAME TO old; CREATE TABLE orders AS TABLE old; COMMIT")
+        await stream.until(lambda: bool(stream.last.replaced))
+        assert stream.last.replaced == "the name refers to another relation of the same definition now"
+
+
+async def test_server_without_a_catalog_is_read_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_kind, "_IDENTITY", sql.SQL("SELECT nosuch({})"))
+    async with reading(source(database), "orders") as stream:
+        await stream.next()
+        await database.run("DELETE FROM orders WHERE id = 2")
+        await stream.until_state(ANN)
 
 
 async def test_only_pause_longer_than_the_interval_may_be_a_gap(database: Database) -> None:

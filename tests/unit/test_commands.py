@@ -111,6 +111,20 @@ def test_every_unusable_id_is_named_and_nothing_done(ids: list[str], capsys: pyt
     assert capsys.readouterr().out == "no such notifications\n"
 
 
+def test_all_takes_filters_and_never_what_is_pending(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["outbox", "retry", "--all", "--reason", "timeout"]) == Exit.OK
+    assert main(["outbox", "retry", "--all", "--reason", "rejected", "--alert", "late"]) == Exit.OK
+    assert main(["outbox", "drop", "--all"]) == Exit.OK
+    assert capsys.readouterr() == (
+        "0 pending again\n20 pending again\n0 dropped\n",
+        "--all drops dead letters only; 20 notifications are pending: name what to drop by id\n",
+    )
+    assert main(["outbox", "drop", "--all", "--reason", "bad"]) != Exit.OK
+    assert "there is no reason 'bad'; there are connection, timeout" in capsys.readouterr().err
+    assert main(["outbox", "drop", ids[0], "--channel", "out"]) != Exit.OK
+    assert "use them with --all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["list --channel nosuch", "list --alert nosuch", "retry --all --channel nosuch"])
 def test_unknown_name_is_not_an_empty_list(ids: list[str], capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert main(["outbox", *command.split()]) != Exit.OK
