@@ -1,30 +1,23 @@
 """A recording of a running process, and alerts that run over it: the same notifications as in the live run."""
 
-import asyncio
 import json
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.forks import Started
 from support.ports import free_port
 from support.postgres import Database
-from support.receiver import Received, Receiver
+from support.receiver import Receiver
+from support.recording import SECRET, TOKEN, ended, items, recorded, recording, replayed, sent
 from support.tocsin import TocsinProcess, command, running, start, write
-from support.waiting import SOON, until
-from tocsin.recording.files import NotARecordingError, Recording
-from tocsin.recording.lines import Events, Item, Rows, State
-
-TOKEN = "0123456789abcdef0123456789abcdef"
-SECRET = "S3CR3T-and-quite-long"
-Sent = tuple[str, str, str]
-"""What was notified: path of the receiver, kind, id."""
+from support.waiting import until
+from tocsin.recording.files import Recording
+from tocsin.recording.lines import Events, Rows, State
 
 
 def config(database: Database, receiver: Receiver, **late: Any) -> dict[str, Any]:
@@ -58,52 +51,6 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield made
 
 
-@asynccontextmanager
-async def recording(tocsin: TocsinProcess, file: Path, *options: str) -> AsyncIterator[Started]:
-    """`tocsin record` until the end of the block, then Ctrl-C. It has the state of an alert when the block begins."""
-    arguments = ("--url", tocsin.url, "-o", str(file), *options)
-    process = await start(file.parent, "record", *arguments, TOCSIN_TOKEN=TOKEN)
-    try:
-        await until(lambda: any(isinstance(item, State) for item in items(file)), "a state is recorded")
-        yield process
-        process.send_signal(signal.SIGINT)
-        await ended(process, 0)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def ended(process: Started, status: int) -> str:
-    """Wait for its end, and return what it printed."""
-    async with asyncio.timeout(SOON):
-        _, errors = await process.communicate()
-    assert process.returncode == status, errors
-    return errors.decode()
-
-
-def items(file: Path) -> list[Item]:
-    """What is in the file now."""
-    try:
-        return list(Recording(file).items())
-    except NotARecordingError:
-        return []
-
-
-def sent(requests: Sequence[Received]) -> list[Sent]:
-    return [(one.path.partition("?")[0][1:], one.json["status"], one.json["id"]) for one in requests]
-
-
-async def replayed(folder: Path, whole: dict[str, Any], file: Path, *options: str) -> list[Sent]:
-    """What `tocsin replay` would send."""
-    path = write(folder / "replay.yaml", whole)
-    status, output, errors = await command(folder, "replay", str(file), "-c", str(path), "--json", *options)
-    assert status == 0, errors
-    assert SECRET not in output + errors
-    found = [json.loads(line) for line in output.splitlines()]
-    return [(one["channel"], one["kind"], one["id"]) for one in found]
-
-
 async def signup(tocsin: TocsinProcess, number: int) -> None:
     body = json.dumps({"number": number}).encode()
     status, text = await tocsin.post("/api/v1/events/signup", body, Authorization=f"Bearer {TOKEN}")
@@ -112,7 +59,7 @@ async def signup(tocsin: TocsinProcess, number: int) -> None:
 
 async def events_recorded(file: Path) -> None:
     """Wait until both events of the night are in the file."""
-    await until(lambda: sum(isinstance(item, Events) for item in items(file)) == 2, "events are recorded")
+    await recorded(file, lambda item: isinstance(item, Events), 2)
 
 
 async def night(shop: Database, receiver: Receiver, tocsin: TocsinProcess) -> None:
