@@ -1,7 +1,7 @@
 """Receivers that answer as a script says, and keep what they were sent."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,7 @@ class Receiver:
         self.active: dict[str, bytes] = {}
         """Of a level output: what it knows to fire, identity -> content."""
         self._killed = killed
+        self._attempted: Counter[str] = Counter()
 
     @property
     def accepted(self) -> list[Attempt]:
@@ -95,6 +96,7 @@ class Receiver:
 
     def note(self, message: Message, request: Mapping[str, Any], result: Result | None, at: float) -> None:
         """Keep an attempt."""
+        self._attempted[message.id] += 1
         self.attempts.append(
             Attempt(
                 at=at,
@@ -102,7 +104,7 @@ class Receiver:
                 alert=message.alert,
                 kind=message.kind,
                 id=message.id,
-                number=1 + sum(one.id == message.id for one in self.attempts),
+                number=self._attempted[message.id],
                 envelope=message.envelope,
                 request=request,
                 result=result,
