@@ -37,7 +37,13 @@ PAGES = [
     ),
 ]
 """Pages of migration have settings of other systems and other tests; `testing.md` has tests of its own."""
-CONFIGURATIONS = sorted(file for file in EXAMPLES.glob("*/tocsin.yaml") if file.parent != WITH_PACKAGE)
+CONFIGURATIONS = sorted(
+    [
+        ROOT / "demo" / "tocsin_demo" / "tocsin.yaml",
+        ROOT / "exporter" / "tocsin.example.yaml",
+        *(file for file in EXAMPLES.glob("*/tocsin.yaml") if file.parent != WITH_PACKAGE),
+    ]
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -49,7 +55,7 @@ def test_tests_of_shipped_alerts_pass(file: Path) -> None:
 
 @pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.parent.name)
 def test_every_alert_of_an_example_has_a_test(file: Path) -> None:
-    tests = read(file.with_name("tocsin_test.yaml"))
+    tests = read(file.with_name(f"{file.stem}_test.yaml"))
     config = configuration(tests)
     tested = {alert for n in range(len(tests.settings.tests)) for alert in Script(tests, n, config).alerts}
     assert tested == {*config.alerts}
@@ -90,6 +96,7 @@ def with_alerts(page: Path) -> Iterator[tuple[int, str]]:
 def test_alerts_on_pages_do_what_they_say(
     text: str, tests: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert tests, "write tests of these alerts into tests/shipped/docs_alerts.yaml"
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "pager.py").write_text("def page(envelope, *, room, token):\n    pass\n")
     config = load(written_to(tmp_path, text), Environment())

@@ -18,7 +18,7 @@ from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError
 from tocsin.simulation.cases import read
 from tocsin.simulation.reports import junit, lines, summary
-from tocsin.simulation.running import Result, run_file
+from tocsin.simulation.running import Result, configuration, run_file
 from tocsin.terminal import has_colours
 
 _EVERY = 0.5
@@ -88,16 +88,18 @@ def _colours() -> Callable[[str, str], str]:
 
 
 def _stamps(files: Sequence[Path]) -> dict[str, int]:
-    """When the files, and all beside their configurations, were changed."""
-    return {str(path): _stamp(path) for file in files for path in (file, *_beside(file))}
+    """When the files, and those of their configurations, were changed."""
+    return {str(path): _stamp(path) for file in files for path in (file, *_read(file))}
 
 
-def _beside(file: Path) -> Iterator[Path]:
+def _read(file: Path) -> Iterator[Path]:
+    """The files that a file of tests depends on."""
     try:
-        config = read(file).config
+        tests = read(file)
+        yield tests.config
+        yield from sorted({Path(name) for name, _ in configuration(tests).places.lines.values()})
     except ConfigError:
         return
-    yield from sorted(config.parent.rglob("*.y*ml"))
 
 
 def _stamp(path: Path) -> int:

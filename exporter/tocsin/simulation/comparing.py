@@ -244,7 +244,10 @@ def _parts(place: str, expected: Any, found: Any) -> Iterator[Difference]:
         for number, (one, other) in enumerate(zip(expected, found, strict=True)):
             yield from _parts(f"{place}[{number}]", one, other)
     elif not _same(expected, found):
-        yield Difference(place, _shown(expected), _shown(found))
+        shown = _shown(expected), _shown(found)
+        if shown[0] == shown[1]:  # a number and a text
+            shown = _json(expected), _json(found)
+        yield Difference(place, *shown)
 
 
 def _same(expected: object, found: object) -> bool:
@@ -258,4 +261,8 @@ def _same(expected: object, found: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) and value else _json(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
