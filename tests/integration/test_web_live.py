@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from support.port import listening
 from support.waiting import SOON, until
-from support.web import FIRED, LATE, PEOPLE, Client, FakeProcess, Start, error
+from support.web import ENDED, FIRED, LATE, PEOPLE, Client, FakeProcess, Start, error, firing
 from tocsin.web.connections import Limits
 from tocsin.web.live import Live
 
@@ -91,6 +92,22 @@ async def test_reader_that_does_not_read_is_disconnected(tmp_path: Path) -> None
         await until(lambda: connections, "the connection")
         await until(gone, "its end", longest=0.1)
         writer.transport.abort()
+
+
+async def test_time_before_the_start_is_filled_from_the_ledger(process: FakeProcess) -> None:
+    """With firings that ended, and with rows that still fire; of alerts whose rows are known."""
+    started = 1_700_000_040.0
+    process.outbox.history = [
+        replace(ENDED, started_at=round((started - 290) * 1000), ended_at=round((started - 250) * 1000))
+    ]
+    process.fired["late"] = [replace(firing(1), started_at=round((started - 70) * 1000))]
+    live = Live(process, clock=lambda: started)
+    task = asyncio.create_task(live.run())
+    await until(lambda: live.timelines.lacking() == ["lost"])
+    task.cancel()
+    shown = live.timelines.shown(started, 1)["alerts"]
+    assert shown["late"]["marks"][-7:] == "0440044"
+    assert shown["lost"]["marks"][-7:] == "0000003"
 
 
 @pytest.mark.parametrize("query", ["sort=up", "limit=0", "limit=1001", "offset=-1", "nothing=1", "q=a&q=b"])

@@ -20,18 +20,19 @@ function runs(marks) {
 
 const share = (marks, mark) => [...marks].filter((one) => one === mark).length / marks.length;
 
-function inWords(marks, words, hours) {
+// `now`: the mark of this moment; that of the last minute may be of something that is over.
+function inWords(marks, words, hours, now) {
   const parts = ["4", "3", "2"].filter((mark) => marks.includes(mark))
     .map((mark) => `${words[mark]} ${Math.max(1, Math.round(share(marks, mark) * 100))} % of the time`);
-  return `Last ${hours} h: ${parts.join(", ") || words[1]}; now ${words[marks.at(-1)]}`;
+  return `Last ${hours} h: ${parts.join(", ") || words[1]}; now ${words[now]}`;
 }
 
-// The state over time, as a bar. `words`: of the marks.
-export function states(track, { from, step, began }, words = MARKS) {
+// The state over time, as a bar. `now`: the mark of this moment. `words`: of the marks.
+export function states(track, { from, step, began }, now, words = MARKS) {
   const { marks } = track;
   const hours = Math.round((marks.length * step) / 3600);
   const start = (began - from) / step;
-  return draw("svg", { class: "states", viewBox: `0 0 ${marks.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": inWords(marks, words, hours) },
+  return draw("svg", { class: "states", viewBox: `0 0 ${marks.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": inWords(marks, words, hours, now) },
     ...runs(marks).map(([mark, place, points]) => draw("rect", { class: `mark m${mark}`, x: place, y: 0, width: points, height: 1 },
       draw("title", {}, `${words[mark]}, ${time(from + place * step)} to ${time(from + (place + points) * step)}`))),
     start > 0 ? draw("rect", { class: "began", x: Math.min(start, marks.length - 0.5), y: 0, width: marks.length / 400, height: 1 },
@@ -46,12 +47,13 @@ export function axis({ from, step }, points) {
 
 const shown = { count: counted, seconds: span };
 
-// One series as a line. `unit`: `count`, or `seconds`, of which there may be none at a time.
-export function spark(title, values, points, unit = "count") {
+// One series as a line. `unit`: `count`, of which `now` is the value at this moment, or `seconds`, of which there may be
+// none at a time.
+export function spark(title, values, points, now, unit = "count") {
   const known = (values ?? []).filter((value) => value !== null);
   const most = Math.max(0, ...known);
-  const last = unit === "count" ? (values?.at(-1) ?? 0) : (known.at(-1) ?? null);
-  const text = last === null ? "–" : shown[unit](unit === "count" ? last : last);
+  const last = now ?? known.at(-1) ?? null;
+  const text = last === null ? "–" : shown[unit](last);
   const peak = most > 0 ? shown[unit](most) : "";
   const words = last === null ? `${title}: none` : `${title}: ${unit === "count" ? "now" : "last"} ${text}${peak ? `, at most ${peak}` : ""}`;
   return make("div", { class: "spark" },

@@ -41,15 +41,17 @@ function firingCount(alert) {
 
 const why = (alert) => alert.message ? make("div", { class: alert.state === "up" ? "why" : "why bad" }, plain(alert.message)) : null;
 
+const markOf = (alert) => alert.state !== "up" ? 3 : alert.firing ? 4 : alert.pending ? 2 : 1;
+
 function charts(alert, timeline, scale = false) {
   const track = timeline?.alerts[alert.name];
   if (!track) return make("div", { class: "charts" });
   const points = track.marks.length;
-  return make("div", { class: "charts" }, states(track, timeline), scale ? axis(timeline, points) : null,
+  return make("div", { class: "charts" }, states(track, timeline, markOf(alert)), scale ? axis(timeline, points) : null,
     make("div", { class: "sparks" },
-      spark(alert.events === null ? "firing" : "events", track.firing, points),
-      alert.events === null ? spark("pending", track.pending, points) : null,
-      spark("delay", track.delay, points, "seconds")));
+      alert.events === null ? spark("firing", track.firing, points, alert.firing) : spark("events", track.firing, points, track.firing?.at(-1) ?? 0),
+      alert.events === null ? spark("pending", track.pending, points, alert.pending) : null,
+      spark("delay", track.delay, points, null, "seconds")));
 }
 
 function item({ alert, several, timeline }) {
@@ -117,7 +119,7 @@ function openAll(main) {
 function openOne(main, name) {
   let answer = null;
   let asked = "";
-  const about = make("div", {});
+  const about = make("div", { class: "above" });
   const tools = make("div", { class: "tools" });
   const chart = make("div", { class: "card chart" });
   const history = make("div", {});
@@ -138,7 +140,7 @@ function openOne(main, name) {
     const alert = alertOf(name);
     if (!alert) return;
     const timeline = trackOf(answer, "alerts", name);
-    show(chart, { timeline, events: alert.events === null }, () => charts(alert, timeline, true));
+    show(chart, { timeline, alert }, () => charts(alert, timeline, true));
   }
 
   return (changed, { query }) => {
@@ -182,7 +184,7 @@ function episode(one, name) {
     : one.ended_at === null ? make("span", { class: "none" }, "ended, time not kept") : make("span", {}, span(one.seconds));
   return make("tr", {},
     make("td", { "data-name": "row" }, make("div", {}, summary(one), labels(Object.keys(one.labels).length ? one.labels : texts(one.row)),
-      " ", make("a", { href: address("explain", [name, one.fingerprint]) }, "why"))),
+      " ", make("a", { href: address("explain", [name, one.fingerprint]), "aria-label": "why this row fired" }, "why"))),
     make("td", { "data-name": "start" }, moment(one.started_at)),
     make("td", { "data-name": "duration" }, duration),
     make("td", { "data-name": "deliveries" }, deliveries(one.deliveries)));

@@ -9,6 +9,7 @@ import { range } from "./view-alerts.js";
 import { words } from "./words.js";
 
 const TAGS = { up: "good", paused: "bad", refusing: "bad", failing: "warn", removed: "warn" };
+const NOW = { up: 1, failing: 3, removed: 0 };
 const WORDS = {
   up: "Delivers.",
   failing: "Attempts fail. Each is repeated, with growing pauses.",
@@ -59,8 +60,8 @@ function item({ channel, timeline }) {
       channel.failures.length ? make("details", { open: channel.state === "up" ? null : "" },
         make("summary", { "data-key": `errors ${channel.name}` }, "Last errors"),
         make("ul", { class: "errors" }, ...channel.failures.map(failure))) : null),
-    track ? make("div", { class: "charts" }, states(track, timeline, CHANNEL_MARKS),
-      make("div", { class: "sparks" }, spark("pending", track.pending, points), spark("delay", track.delay, points, "seconds"))) : make("div", { class: "charts" }));
+    track ? make("div", { class: "charts" }, states(track, timeline, NOW[channel.state] ?? 4, CHANNEL_MARKS),
+      make("div", { class: "sparks" }, spark("pending", track.pending, points, channel.pending), spark("delay", track.delay, points, null, "seconds"))) : make("div", { class: "charts" }));
 }
 
 export function open(main) {

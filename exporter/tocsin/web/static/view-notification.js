@@ -6,6 +6,8 @@ import { live, touched } from "./live.js";
 import { fetchJson, fetcher } from "./requests.js";
 import { address } from "./router.js";
 
+const CHANGES = { updated: "the row changed", resolved: "the row was gone", repeated: "the row still fired, and was due to be repeated" };
+
 export const title = () => "Notification";
 export const unsearchable = true;
 
@@ -67,7 +69,7 @@ function head(found, act) {
 function life(found) {
   const steps = [
     [found.started_at, found.kind === "event" ? "the event happened" : "the row began to fire"],
-    found.at === found.started_at ? null : [found.at, `the row ${found.kind}`],
+    found.at === found.started_at ? null : [found.at, CHANGES[found.kind] ?? found.kind],
     [found.created_at, "written to the outbox"],
     found.settled_at ? [found.settled_at, found.status === "dead" ? "became a dead letter" : found.status] : null,
   ];
