@@ -97,16 +97,15 @@ async def test_reader_that_does_not_read_is_disconnected(tmp_path: Path) -> None
 async def test_time_before_the_start_is_filled_from_the_ledger(process: FakeProcess) -> None:
     """With firings that ended, and with rows that still fire; of alerts whose rows are known."""
     started = 1_700_000_040.0
-    process.outbox.history = [
-        replace(ENDED, started_at=round((started - 290) * 1000), ended_at=round((started - 250) * 1000))
-    ]
-    process.fired["late"] = [replace(firing(1), started_at=round((started - 70) * 1000))]
+    past, still = (round((started - seconds) * 1000) for seconds in (290, 70))
+    process.outbox.history = [replace(ENDED, started_at=past, ended_at=past + 40_000)]
+    process.fired["late"] = [replace(firing(1), started_at=still)]
     live = Live(process, clock=lambda: started)
     task = asyncio.create_task(live.run())
     await until(lambda: live.timelines.lacking() == ["lost"])
     task.cancel()
     shown = live.timelines.shown(started, 1)["alerts"]
-    assert shown["late"]["marks"][-7:] == "0440044"
+    assert shown["late"]["marks"][-7:] == "0400444"
     assert shown["lost"]["marks"][-7:] == "0000003"
 
 
