@@ -16,7 +16,8 @@ MIGRATIONS = {
     "migrate-from-notified.md": "shipped/test_docs_pages.py",
 }
 """Pages whose examples have settings of other systems, and the tests that run them."""
-ELSEWHERE = {*MIGRATIONS, "security.md", "testing.md"}  # test_docs_security.py, test_alert_tests.py
+ELSEWHERE = {*MIGRATIONS, "security.md", "testing.md", "tutorial.md"}
+"""Run by tests of their own: test_docs_security.py, test_alert_tests.py, test_tutorial.py."""
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.name not in ELSEWHERE)]
 EVERY = [
     pytest.param(text, id=f"{page.stem}-{n}")
@@ -24,7 +25,9 @@ EVERY = [
     for n, text in enumerate(blocks(page, "ya?ml"))
     if not text.startswith("# dbt_project.yml")
 ]
-PROMETHEUS = [one for one in EVERY if str(one.values[0]).startswith("scrape_configs:")]
+OF_PROMETHEUS = {"scrape_configs:": "config", "groups:": "rules"}
+"""How parts of Prometheus' own files begin, and what promtool calls such a file."""
+PROMETHEUS = [one for one in EVERY if str(one.values[0]).startswith(tuple(OF_PROMETHEUS))]
 BLOCKS = [one for one in EVERY if one not in PROMETHEUS]
 
 
@@ -37,9 +40,8 @@ def test_configuration_on_a_page_is_valid(text: str, tmp_path: Path) -> None:
 def test_prometheus_takes_its_part_of_a_page(text: str, tmp_path: Path) -> None:
     file = tmp_path / "prometheus.yml"
     file.write_text(text, encoding="utf-8")
-    checked = subprocess.run(
-        [program("promtool"), "check", "config", file], capture_output=True, text=True, check=False
-    )
+    kind = next(kind for beginning, kind in OF_PROMETHEUS.items() if text.startswith(beginning))
+    checked = subprocess.run([program("promtool"), "check", kind, file], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
