@@ -10,10 +10,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 
 from support.waiting import until
 from tocsin.cli import Exit, main
+from tocsin.config.document import parse
 from tocsin.simulation.cases import schema
 from tocsin.simulation.comparing import compared_series, same_number, series, values
 from tocsin.simulation.tables import TableError, Types, parsed
@@ -99,10 +99,13 @@ def test_junit_has_suites_cases_and_failures(folder: Path) -> None:
 
 
 def test_schema_takes_tests_and_refuses_mistakes() -> None:
+    def written(name: str) -> object:
+        return parse(Path(f"{name}_test.yaml").read_text(), name, {}).data
+
     validator = jsonschema.Draft202012Validator(schema())
-    for name in ("passes", "wrong", "names"):
-        validator.validate(yaml.safe_load(Path(f"{name}_test.yaml").read_text()))
-    found = [error.json_path for error in validator.iter_errors(yaml.safe_load(Path("mistakes_test.yaml").read_text()))]
+    for name in ("passes", "wrong", "names", "all"):
+        validator.validate(written(name))
+    found = [error.json_path for error in validator.iter_errors(written("mistakes"))]
     assert {"$", "$.tests[0].timeline[1].at", "$.tests[0].timeline[2]", "$.tests[2].timeline"} <= {*found}
 
 

@@ -60,7 +60,7 @@ def schema() -> Node:
         },
         "$defs": {**kinds, "alert": alert},
     }
-    return {**_with_references(root), "$defs": {**_with_references(root["$defs"]), "reference": REFERENCE}}
+    return {**with_references(root), "$defs": {**with_references(root["$defs"]), "reference": REFERENCE}}
 
 
 def _named(description: str, members: list[str]) -> Node:
@@ -156,10 +156,10 @@ def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
     return result
 
 
-def _with_references(node: Any) -> Any:
+def with_references(node: Any) -> Any:
     """Allow `${NAME}` for scalars other than text, and the number 0 for durations."""
     if isinstance(node, list):
-        return [_with_references(item) for item in node]
+        return [with_references(item) for item in node]
     if not isinstance(node, dict):
         return node
     about = {key: node[key] for key in ("description", "default") if key in node}
@@ -170,10 +170,10 @@ def _with_references(node: Any) -> Any:
     if node.get("type") in ("integer", "number", "boolean") or ("enum" in node and "properties" not in node):
         return {"anyOf": [rest, {"$ref": "#/$defs/reference"}], **about}
     return {
-        key: {name: _with_references(inner) for name, inner in value.items()}
+        key: {name: with_references(inner) for name, inner in value.items()}
         if key in ("properties", "$defs", "patternProperties")
         else value
         if key in ("default", "required", "enum")
-        else _with_references(value)
+        else with_references(value)
         for key, value in node.items()
     }

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from tocsin.config.document import Document, parse
 from tocsin.config.loading import text_of
 from tocsin.config.problems import noun
-from tocsin.config.schema import section
+from tocsin.config.schema import DIALECT, REFERENCE, section, with_references
 from tocsin.config.validation import validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Duration, Settings, invalid
@@ -163,7 +163,7 @@ class CaseFile(Settings):
 
     config: str
     """The configuration, relative to this file."""
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, AnyText] = Field(default_factory=dict)
     """Environment variables that the configuration refers to, in place of those that are set."""
     secret_files: dict[str, str] = Field(default_factory=dict)
     """Path -> content, in place of files with secrets that the configuration refers to."""
@@ -231,5 +231,5 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Tests:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of files of tests."""
-    node = section(CaseFile)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tests of alerts", **node}
+    node = {"title": "Tests of alerts", **with_references(section(CaseFile))}
+    return {"$schema": DIALECT, **node, "$defs": {"reference": REFERENCE}}
