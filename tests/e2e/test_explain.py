@@ -10,7 +10,7 @@ import pytest
 
 from support.postgres import Database
 from support.receiver import Answer, Receiver, of_json
-from support.tocsin import TocsinProcess, command, quick_channel, running
+from support.tocsin import Harness, TocsinProcess, command, quick_channel, running
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -129,6 +129,24 @@ async def test_view_that_was_replaced_is_named(night: Night) -> None:
         await night.says("the alert is in error", "the relation has no column minutes")
         await night.database.run("DROP VIEW late_orders")
         await night.says("the alert is in error", 'relation "late_orders" does not exist')
+
+
+async def test_replaced_view_of_materialize_is_named(harness: Harness) -> None:
+    """A subscription goes on with the object that the name referred to, so Tocsin subscribes again."""
+    harness.source["identity_check"] = "100ms"
+    async with harness.run() as tocsin:
+        await tocsin.until_ready()
+        await harness.until_notified(("fired", "1"))
+        harness.replace_view()
+
+        async def named() -> bool:
+            found = await tocsin.json("/api/v1/explain/orders?key=1")
+            has_all(
+                " ".join([found["summary"], *found["because"]]), "does not fire any more", "this happened to the source"
+            )
+            return True
+
+        await until_some(named)
 
 
 async def test_stuck_group_and_blocked_key_are_named(night: Night) -> None:

@@ -31,8 +31,9 @@ PAGES = (
     *("/", "/metrics", "/readyz", "/healthz", "/static/page.js", "/nonesuch"),
     *(f"/api/v1/{name}" for name in ("status", "alerts", "channels", "firing", "notifications", "dead-letters")),
     "/api/v1/notifications/nonesuch",
+    "/api/v1/explain/orders?key=1",
 )
-COMMANDS = ("check --show", "check --online", "outbox list", "outbox list --json")
+COMMANDS = ("check --show", "check --online", "outbox list", "outbox list --json", "explain orders 1 --json")
 
 
 @pytest.fixture

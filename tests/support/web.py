@@ -47,6 +47,8 @@ LATE = {
     "pending": 0,
     "frontier": views.source_time(START + 123),
     "last_progress": views.wall_time(5.5),
+    "last_error": "",
+    "last_error_at": None,
     "gaps": 0,
     "series": 0,
     "dropped": 0,

@@ -1,7 +1,7 @@
 """Collects what is known of a key of an alert, or of one notification. `tocsin.explain` makes sentences of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from tocsin.pipeline.routing import address
 
 _EPISODES = 200
 """Episodes whose rows are searched."""
-_NOTIFICATIONS = 100
+_NOTIFICATIONS = 30
 """Notifications of a key that are read at most."""
 
 
@@ -75,6 +75,7 @@ class Explainer:
         self._ledger = ledger
         self._around = around
         self._now = now
+        self._lines: dict[tuple[str, str], Line] = {}
 
     async def key(self, name: str, asked: Asked) -> Explanation:
         """Explain a key of an alert that is configured. Raises LedgerError, and UnknownColumnError."""
@@ -120,17 +121,14 @@ class Explainer:
     async def _found(self, alert: Alert, asked: Asked, rows: Rows | None) -> Found:
         episodes = [] if self._ledger is None else await self._ledger.episodes(alert.name, _EPISODES)
 
-        def work() -> Found:
-            known: list[Candidate] = []
-            if rows is not None:
-                known += (candidate(one.fingerprint, rows.columns, one.row, one.phase) for one in rows.firings)
-            present = {one.fingerprint for one in known}
-            known += (
-                candidate(one.fingerprint, one.columns, one.row) for one in episodes if one.fingerprint not in present
-            )
-            return find(asked, alert.name, alert.key, known, hashed=not isinstance(alert, EventAlert))
+        def known() -> Iterator[Candidate]:
+            for one in rows.firings if rows is not None else ():
+                yield candidate(one.fingerprint, rows.columns if rows else (), one.row, one.phase)
+            for episode in episodes:
+                yield candidate(episode.fingerprint, episode.columns, episode.row)
 
-        return await asyncio.to_thread(work)
+        hashed = not isinstance(alert, EventAlert)
+        return await asyncio.to_thread(find, asked, alert.name, alert.key, known(), hashed=hashed)
 
     async def _records(self, alert: str, found: Found, firing: Firing | None) -> list[Record]:
         """Return the notifications of the newest episode, oldest first."""
@@ -154,7 +152,7 @@ class Explainer:
             accepted = running.accepted(of.alert, of.fingerprint)
         if route is not None and of is not None and self._ledger is not None and not build.is_level(configured):
             key = address(route, of).ordering_key or of.fingerprint
-            line = await self._ledger.line(name, key)
+            line = await self._line(name, key)
         return ChannelFacts(
             name=name,
             kind=configured.kind,
@@ -170,7 +168,7 @@ class Explainer:
     async def _notification(self, record: Record) -> NotificationFacts:
         assert self._ledger is not None  # it has the notification
         pending = record.status is Status.PENDING
-        line = await self._ledger.line(record.channel, record.ordering_key) if pending else None
+        line = await self._line(record.channel, record.ordering_key) if pending else None
         request = await self._request(record, line)
         silences = [] if record.silence is None else await self._ledger.list_silences()
         return NotificationFacts(
@@ -181,6 +179,14 @@ class Explainer:
             line=line,
             silence=next((one for one in silences if one.id == record.silence), None),
         )
+
+    async def _line(self, channel: str, ordering_key: str) -> Line:
+        """Return what is pending of an ordering key: the notifications of an episode have few of them."""
+        assert self._ledger is not None  # a channel with notifications has one
+        key = channel, ordering_key
+        if key not in self._lines:
+            self._lines[key] = await self._ledger.line(*key)
+        return self._lines[key]
 
     async def _request(self, record: Record, line: Line | None) -> dict[str, Any] | str:
         """Return the request of a notification as its channel shows it, or why there is none."""
@@ -198,7 +204,8 @@ class Explainer:
             return output
         assert self._ledger is not None
         compose = build.composer(channel, {alert.name: build.view(alert)}, lambda: self._now)
-        message = compose([one.notification for one in together])
+        # A digest may have hundreds.
+        message = await asyncio.to_thread(compose, [one.notification for one in together])
         # A level output has no such kinds.
         if isinstance(message, Message) and message.kind in getattr(output, "needs_previous_ids", ()):
             ids = [id_ for one in together for id_ in await self._ledger.previous_ids(one.notification)]

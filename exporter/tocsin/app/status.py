@@ -95,6 +95,8 @@ class RunningProcess:
                 "pending": alert.pending,
                 "frontier": views.source_time(alert.frontier),
                 "last_progress": views.wall_time(alert.last_progress),
+                "last_error": alert.last_error,
+                "last_error_at": views.wall_time(alert.last_error_at),
                 "gaps": alert.gaps,
                 "series": alert.series or 0,
                 "dropped": alert.dropped or 0,

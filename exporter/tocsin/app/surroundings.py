@@ -35,7 +35,7 @@ class RunningProcess:
     def leader(self, alert: str) -> str:
         sharing = None if self._runtime.ledger is None else self._runtime.ledger.sharing
         others = () if sharing is None else (one for one in sharing.instances if one.epoch != sharing.epoch)
-        return next((one.name for one in others if alert in one.leads), "")
+        return next((f"{one.name} ({one.address})" for one in others if alert in one.leads), "")
 
     def dispatcher(self, channel: str) -> Dispatcher | LevelLoop | None:
         return self._runtime.outputs.running.get(channel)

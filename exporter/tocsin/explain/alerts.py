@@ -198,10 +198,10 @@ def _history(facts: Facts) -> str:
 
 def _source(facts: Facts, said: Sequence[str]) -> Iterator[str]:
     status = facts.status
+    if facts.leader:
+        yield f"{facts.leader} leads the alert and notifies; this process does not"
     if status is None:
         return
-    if facts.leader:
-        yield f"{facts.leader} leads the alert and notifies; this process only follows its rows"
     yield from _state(status, facts.now)
     if (
         status.last_error

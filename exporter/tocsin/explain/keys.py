@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tocsin.errors import TocsinError
 from tocsin.firing import Phase
@@ -12,6 +13,8 @@ from tocsin.model import Columns, Row, fingerprint
 NEAREST = 5
 """Keys that are listed where none, or several, match."""
 _SIMILAR = 0.4
+_COMPARED = 2_000
+"""Keys that are compared at most, which takes a second for long ones."""
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 
 
@@ -62,13 +65,15 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
 
     A key that is not known has a fingerprint too, if all key columns are named. Raises UnknownColumnError.
     """
-    known = {one.fingerprint: one for one in candidates}
     if asked.fingerprint is not None:
         return Found(fingerprint=asked.fingerprint, matches=1)
     if not asked.values:
-        return Found(nearest=[*known.values()][:NEAREST])
+        return Found(nearest=[*islice(candidates, NEAREST)])
     if len(asked.values) == 1 and _FINGERPRINT.fullmatch(asked.values[0]):
         return Found(fingerprint=asked.values[0], matches=1)
+    known: dict[str, Candidate] = {}
+    for one in candidates:
+        known.setdefault(one.fingerprint, one)
     pairs = _pairs(asked.values, key, known.values())
     matches = [one for one in known.values() if all(one.texts.get(name) == text for name, text in pairs.items())]
     if len(matches) == 1:
@@ -112,11 +117,10 @@ def _columns(key: Sequence[str], columns: Iterable[str]) -> str:
 def _nearest(pairs: Mapping[str, str], known: Iterable[Candidate]) -> list[Candidate]:
     """The keys with the most similar texts."""
     wanted = " ".join(pairs.values())
-    texts = {one.fingerprint: " ".join(one.texts.get(name) or "" for name in pairs) for one in known}
+    some = [*islice(known, _COMPARED)]
+    texts = {one.fingerprint: " ".join(one.texts.get(name) or "" for name in pairs) for one in some}
     close = difflib.get_close_matches(wanted, set(texts.values()), n=NEAREST, cutoff=_SIMILAR)
-    ordered = sorted(
-        (one for one in known if texts[one.fingerprint] in close), key=lambda one: _rank(one, texts, close)
-    )
+    ordered = sorted((one for one in some if texts[one.fingerprint] in close), key=lambda one: _rank(one, texts, close))
     return ordered[:NEAREST]
 
 

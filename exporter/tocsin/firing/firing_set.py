@@ -130,13 +130,6 @@ class FiringSet:
         for key, entry in reversed(items) if newest_first else items:
             yield self._firing(key, entry)
 
-    def find(self, fingerprint: str) -> Firing | None:
-        """The key with this fingerprint. Takes time in proportion to the keys."""
-        for key, entry in self._entries.items():
-            if self._fingerprint(key, entry) == fingerprint:
-                return self._firing(key, entry)
-        return None
-
     def rows(self) -> dict[Key, Row]:
         """The rows in the view."""
         return {key: entry.row for key, entry in self._entries.items() if _in_view(entry)}
