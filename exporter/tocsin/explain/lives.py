@@ -6,7 +6,7 @@ from tocsin.errors import Reason
 from tocsin.explain.explanation import Answer, Life, Step
 from tocsin.explain.facts import ChannelFacts, NotificationFacts
 from tocsin.explain.words import counted, moment, sentence, source_moment
-from tocsin.ledger.base import SILENCED, Record, Status
+from tocsin.ledger.base import MOST_MERGED, SILENCED, Record, Status
 from tocsin.silences import Silence
 
 SHORT = 12
@@ -157,6 +157,7 @@ def _waits(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple
         elif record.digest is not None:
             size = sum(one.digest == record.digest for one in (facts.line.first if facts.line else ()))
             merged = f"with {counted(size - 1, 'other', 'others')}" if size > 1 else "for others of its group"
+            merged += ", as many as one message takes" if size == MOST_MERGED else ""
             waits.append(f"it waits in a digest {merged}, which is sent at {moment(at, now)}")
         else:
             waits.append(f"it is sent at {moment(at, now)}")
