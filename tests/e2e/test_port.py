@@ -1,5 +1,6 @@
 """A whole process with TLS and logins: start, commands, reload, and a file that changes."""
 
+import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -87,6 +88,16 @@ async def test_commands_reach_a_protected_process(harness: Harness, authority: A
             assert status == 1, arguments
             assert said in errors, (arguments, errors)
             assert "Traceback" not in errors
+
+
+async def test_doctor_knows_when_the_certificate_ends(harness: Harness, authority: Authority) -> None:
+    async with harness.run() as tocsin:
+        await until_ready(tocsin, authority)
+        arguments = ("--url", tocsin.url, "--ca", str(authority.file), "--token-file", "reading", "--json")
+        _, output, errors = await command(harness.directory, "doctor", *arguments)
+    assert errors == ""
+    [found] = [one for one in json.loads(output)["findings"] if one["place"] == "web.config_file"]
+    assert (found["severity"], found["message"].startswith("it is valid for ")) == ("ok", True)
 
 
 async def test_roles_follow_a_reload(harness: Harness, authority: Authority) -> None:

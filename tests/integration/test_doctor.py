@@ -8,11 +8,15 @@ from typing import Any
 
 import aiohttp
 
+from support.kafka import Kafka, new_topic
 from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
 from support.receiver import Answer, Receiver
 from support.tocsin import TocsinProcess, command, running, write
 from support.waiting import until_equal
+from tocsin.doctor.findings import Severity
+from tocsin.doctor.servers import Place, reached
+from tocsin.sources.settings import PostgresConfig
 
 SECRET = "S3CR3T-and-quite-long"
 LATE = """
@@ -75,6 +79,7 @@ async def test_healthy_installation_has_no_finding(database: Database, tmp_path:
         assert found["sources.shop", "clock", "ok"]
         assert found["alerts.late", "changes", "ok"]
         assert found["channels.hook", "receiver", "ok"]
+        assert found["alerts.late", "check", "ok"]
         status, found = await doctor(tmp_path, whole, "--url", tocsin.url)
         assert (status, bad(found)) == (0, set())
         assert "does `tocsin run` run there?" in found["process", "status", "skipped"]
@@ -176,3 +181,29 @@ async def test_refused_reload_is_an_error(database: Database, tmp_path: Path) ->
             status, found = await doctor(tmp_path, whole, "--url", tocsin.url)
     assert status == 1
     assert "there is no source 'none'" in found["process", "configuration", "error"]
+
+
+async def test_retention_of_topics_is_asked(broker: Kafka, tmp_path: Path) -> None:
+    """A topic of events that keeps them for a minute, and one of rows that deletes them."""
+    topics = {name: new_topic(broker, retention_ms="60000") for name in ("events", "rows")}
+    whole = config("postgresql://ann@127.0.0.1:9/shop", "http://127.0.0.1:9/")
+    whole["sources"] = {
+        "events": {"type": "kafka", "bootstrap_servers": [broker.brokers]},
+        "rows": {"type": "kafka", "bootstrap_servers": [broker.brokers], "state": True, "columns": {"id": "integer"}},
+    }
+    whole["alerts"] = {
+        name: {"source": name, "topic": topics[name], "key": ["id"], "notify": ["hook"]} for name in topics
+    }
+    _, found = await doctor(tmp_path, whole, "--url", "http://127.0.0.1:9")
+    assert "keeps events for 1m: after a longer downtime" in found["alerts.events", "retention", "warning"]
+    assert "deletes records after 1m" in found["alerts.rows", "retention", "warning"]
+
+
+async def test_pooler_before_a_subscription_is_a_warning(server: Postgres, database: Database) -> None:
+    """What the check of a source `materialize` does, here with PostgreSQL behind PgBouncer."""
+    with pgbouncer(server) as pooled:
+        settings = PostgresConfig.model_validate({"dsn": pooled(database.dsn)})
+        place = Place(path="sources.mz", settings=settings, kind="postgres", direct="it may end the subscription")
+        found = {one.check: one for one in await reached(place)}
+    assert found["pooler"].severity is Severity.WARNING
+    assert "it may end the subscription" in found["pooler"].message

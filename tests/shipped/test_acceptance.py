@@ -18,6 +18,7 @@ SECTIONS = {
     "A ledger in PostgreSQL": 18,
     "Tests of alerts": 10,
     "Silences": 10,
+    "The bad night": 7,
 }
 """Section -> number of promises."""
 

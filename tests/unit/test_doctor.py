@@ -1,6 +1,7 @@
 """How `tocsin doctor` judges what its checks found out."""
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,7 +10,7 @@ import pytest
 
 from tocsin.config.loading import load_text
 from tocsin.config.parts import digest
-from tocsin.doctor import disk, history, outbox, process, rows, servers
+from tocsin.doctor import disk, history, outbox, process, rows, servers, topics
 from tocsin.doctor.findings import Check, Finding, Report, Severity, examine
 from tocsin.doctor.history import Input
 from tocsin.errors import SourceError, SourceReason
@@ -136,6 +137,27 @@ def test_inputs_are_read_from_a_plan() -> None:
     assert [*history.read_inputs(plan)] == [("materialize.public.late_i", True), ("materialize.public.t", False)]
 
 
+# Topics of Kafka.
+
+
+@pytest.mark.parametrize(
+    ("judge", "policy", "hours", "severity", "words"),
+    [
+        (topics.judged_events, "delete", 168, Severity.OK, "keeps events for 7d"),
+        (topics.judged_events, "delete", -1, Severity.OK, "keeps events for ever"),
+        (topics.judged_events, "delete", 0.5, Severity.WARNING, "retention.ms=3600000"),
+        (topics.judged_events, "compact", 168, Severity.WARNING, "only the latest may arrive"),
+        (topics.judged_rows, "compact", 1, Severity.OK, "the latest record of each key"),
+        (topics.judged_rows, "delete", -1, Severity.OK, "the latest record of each key"),
+        (topics.judged_rows, "compact,delete", 1, Severity.WARNING, "cleanup.policy=compact"),
+    ],
+)
+def test_retention_of_topics_is_judged(judge: Any, policy: str, hours: float, severity: Severity, words: str) -> None:
+    milliseconds = round(hours * 3_600_000) if hours > 0 else -1
+    found = judge(Report("alerts.late", "retention"), "orders", policy, milliseconds, 3600.0)
+    assert severity_of(found, words) is severity
+
+
 # The ledger's disk.
 
 MOUNTS = [
@@ -252,6 +274,7 @@ def test_healthy_process_has_no_finding() -> None:
         ({"alerts": [{"name": "late", "dropped": 0, "gaps": 1}]}, Severity.WARNING, "1 gap since its start"),
         ({"configuration": {"digest": "0", "since": at(0), "refused": []}}, Severity.WARNING, "another configuration"),
         ({"configuration": {"digest": "0", "since": at(0), "refused": ["a: is required"]}}, Severity.ERROR, "required"),
+        ({"certificate_ends": NOW + 86400}, Severity.WARNING, "it ends in 1 days"),
         ({"scrapes": []}, Severity.WARNING, "no one has read /metrics since its start"),
         ({"scrapes": [], "since": at(-9)}, Severity.SKIPPED, "just started"),
         (
@@ -280,3 +303,16 @@ def test_readers_of_metrics_are_counted_and_limited() -> None:
     assert len(shown) == 20
     assert (shown[1]["agent"], shown[1]["count"]) == ("Prometheus/3.16.0", 100)
     assert len(shown[0]["agent"]) == 100
+
+
+# The documentation.
+
+
+def test_every_check_is_documented() -> None:
+    package = Path(disk.__file__).parent
+    code = "".join(file.read_text(encoding="utf-8") for file in package.glob("*.py"))
+    names = {*re.findall(r'Report\([^()]*?, "([a-z ]+)"\)', code)}
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    missing = {name for name in names if f"`{name}`" not in page}
+    assert {"history", "fsync", "scrapes"} <= names
+    assert not missing

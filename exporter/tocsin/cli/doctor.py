@@ -7,10 +7,10 @@ import shutil
 import sys
 import textwrap
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from itertools import groupby
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,10 @@ from tocsin.settings import seconds
 from tocsin.terminal import has_colours
 
 _COLOURS = {Severity.OK: 32, Severity.SKIPPED: 90, Severity.WARNING: 33, Severity.ERROR: 31}
+_PATIENCE = 30.0
+_ORDER = ("configuration", "sources", "alerts", "channels", "ledger", "web", "log", "process")
+_FEW = 3
+"""Alerts with nothing wrong that are all shown."""
 _WIDTH = max(map(len, Severity))
 
 
@@ -64,14 +68,17 @@ async def _examined(config: Config, chosen: Namespace, downtime: float) -> Seque
 
 def _status(chosen: Namespace) -> Mapping[str, Any]:
     """Ask the running process. Raises TocsinError."""
-    with running(chosen).get("/api/v1/status") as answer:
+    process = running(chosen)
+    with process.get("/api/v1/status", timeout=_PATIENCE) as answer:
         try:
             found: Mapping[str, Any] = json.load(answer)
         except ValueError:
             found = {}
         if "scrapes" not in found:
             raise TocsinError(f"{answer.url}: not the status of a Tocsin of this version")
-        return found
+    with suppress(OSError):
+        return {**found, "certificate_ends": process.certificate_ends()}
+    return found
 
 
 class _Progress:
@@ -88,6 +95,29 @@ class _Progress:
         print(f"\r\x1b[K{f'waiting for {names}{more} ...'[:79] if left else ''}", end="", file=sys.stderr, flush=True)
 
 
+def _titled(found: Sequence[Finding]) -> Iterator[tuple[str, Sequence[Finding]]]:
+    """The findings by place. Of many alerts with nothing wrong, only the first is shown in full."""
+    places: dict[str, list[Finding]] = {}
+    for one in found:
+        places.setdefault(one.place, []).append(one)
+    fine = [
+        place
+        for place, some in places.items()
+        if place.startswith("alerts.") and all(one.severity is Severity.OK for one in some)
+    ]
+    for place, some in sorted(places.items(), key=lambda one: _rank(one[0])):
+        if len(fine) <= _FEW or place not in fine:
+            yield place, some
+        elif place == fine[0]:
+            yield f"{place}, and {len(fine) - 1} more alerts like it", some
+
+
+def _rank(place: str) -> int:
+    """The rank of a place in the report."""
+    section = place.partition(".")[0]
+    return _ORDER.index(section) if section in _ORDER else len(_ORDER)
+
+
 def _lines(text: str) -> list[str]:
     """A text as lines that fit the terminal; one line elsewhere."""
     if not sys.stdout.isatty():
@@ -99,9 +129,8 @@ def _lines(text: str) -> list[str]:
 def _print(found: Sequence[Finding]) -> None:
     """Print the findings by place, each with its fix below it."""
     coloured = has_colours(sys.stdout)
-    places = list(dict.fromkeys(one.place for one in found))
-    for place, some in groupby(sorted(found, key=lambda one: places.index(one.place)), key=lambda one: one.place):
-        print(printable(place))
+    for title, some in _titled(found):
+        print(printable(title))
         for one in some:
             word = f"{one.severity:<{_WIDTH}}"
             word = f"\x1b[{_COLOURS[one.severity]}m{word}\x1b[0m" if coloured else word

@@ -3,9 +3,11 @@
 import getpass
 import json
 import os
+import socket
 import ssl
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from argparse import Namespace
 from base64 import b64encode
@@ -20,6 +22,9 @@ from tocsin.errors import TocsinError
 
 class UnreachableError(TocsinError):
     """No process answers there."""
+
+
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,21 @@ class Running:
         except (OSError, ValueError) as error:
             why = getattr(error, "reason", error)
             raise UnreachableError(f"{self.url}: {_why(why)}") from None
+
+    def certificate_ends(self) -> float | None:
+        """Return until when the certificate of the process is valid, in wall-clock seconds; None without TLS, and where
+        it cannot be known. Raises OSError."""
+        if self.context is None:
+            return None
+        parts = urllib.parse.urlsplit(self.url)
+        address = parts.hostname or "", parts.port or 443
+        with (
+            socket.create_connection(address, timeout=_PATIENCE) as plain,
+            self.context.wrap_socket(plain, server_hostname=parts.hostname) as secure,
+        ):
+            certificate = secure.getpeercert() or {}
+        ends = certificate.get("notAfter")
+        return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
 
 
 def running(chosen: Namespace) -> Running:

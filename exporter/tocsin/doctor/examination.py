@@ -12,8 +12,10 @@ from tocsin.config.check import check, check_online, warnings_online
 from tocsin.doctor import disk, history, outbox, process, receivers, rows, servers
 from tocsin.doctor.findings import Check, Finding, Report, Severity
 from tocsin.doctor.servers import Place
+from tocsin.doctor.topics import kept as topics_kept
 from tocsin.errors import Problem, TocsinError
 from tocsin.postgres import Server
+from tocsin.sources.base import Verifiable
 from tocsin.sources.settings import MaterializeConfig, PostgresConfig
 
 Status = Callable[[], Mapping[str, Any]]
@@ -49,7 +51,7 @@ def checks(
         if channel.kind == "webhook":
             url = settings.url.get_secret_value()
             yield Check(place=f"channels.{name}", name="receiver", run=partial(receivers.reached, name, url, 10.0))
-        elif channel.kind != "console" and type(channels[name]).verify in (Channel.verify, Level.verify):
+        elif channel.kind != "console" and not _asks(channels[name]):
             yield Check(place=f"channels.{name}", name="credentials", run=partial(_unverifiable, name, channel.kind))
     yield Check(place="process", name="status", run=partial(_of_process, config, status, version))
 
@@ -64,9 +66,29 @@ async def _as_check_does(
     problems = [one for one in problems if not (one.code == "source" and one.path in served)]
     found = [_finding(Severity.ERROR, one) for one in problems]
     found += [_finding(Severity.WARNING, one) for one in (*config.warnings, *await warnings_online(config))]
-    if not problems:
-        found.append(Report("configuration", "check").ok("the servers agree with it"))
+    wrong = {_part(one.path) for one in problems}
+    right = {
+        "configuration": "it is valid here",
+        **{
+            f"alerts.{alert.name}": "what it names is there, its templates render, and the role may read it"
+            for alert in config.alerts.values()
+            if hasattr(sources[alert.source], "describe") and f"sources.{alert.source}" not in wrong
+        },
+        **{f"sources.{name}": "it would deliver" for name, one in sources.items() if isinstance(one, Verifiable)},
+        **{f"channels.{name}": "it takes the login and what is sent" for name, one in channels.items() if _asks(one)},
+    }
+    found += [Report(place, "check").ok(words) for place, words in right.items() if place not in wrong]
     return found
+
+
+def _part(path: str) -> str:
+    """The alert, source or channel that a path is in."""
+    return ".".join(path.split(".")[:2])
+
+
+def _asks(channel: Channel | Level) -> bool:
+    """Whether a channel can ask its receiver something without sending a notification."""
+    return type(channel).verify not in (Channel.verify, Level.verify)
 
 
 def _finding(severity: Severity, problem: Problem) -> Finding:
@@ -82,6 +104,11 @@ def _finding(severity: Severity, problem: Problem) -> Finding:
 
 def _of_source(config: Config, source: SourceConfig, downtime: float) -> Iterator[Check]:
     settings, path = source.settings, f"sources.{source.name}"
+    if source.kind == "kafka":
+        alerts = [alert for alert in config.alerts.values() if alert.source == source.name]
+        topics = {alert.subject.topic: f"alerts.{alert.name}" for alert in alerts if alert.subject.topic}
+        run = partial(topics_kept, source.name, settings, topics, downtime, rows=settings.state)
+        yield Check(place=path, name="retention", run=run)
     if not isinstance(settings, Server):
         return  # its `verify` is part of `check --online`
     streams = isinstance(settings, MaterializeConfig)

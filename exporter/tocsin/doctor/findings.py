@@ -9,6 +9,8 @@ from tocsin.errors import LedgerError, SourceError
 from tocsin.faults import unexpected
 
 _AT_ONCE = 8
+SOON = 14 * 86400.0
+"""Seconds before its end in which a certificate is a warning."""
 
 
 class Severity(StrEnum):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tocsin.config import Config
 from tocsin.config.parts import digest
-from tocsin.doctor.findings import Finding, Report
+from tocsin.doctor.findings import SOON, Finding, Report
 from tocsin.settings import duration_text
 
 _YOUNG = 120.0
@@ -23,6 +23,7 @@ def examined(status: Mapping[str, Any], config: Config, version: str) -> list[Fi
         *_states(status),
         *_alerts(status["alerts"]),
         *_scrapes(status),
+        *_certificate(status),
     ]
 
 
@@ -95,6 +96,18 @@ def _scrapes(status: Mapping[str, Any]) -> Iterator[Finding]:
     ago = [now - _seconds(one["last"]) for one in status["scrapes"]]
     since = f"for {duration_text(round(min(ago)))}" if ago else "since its start"
     yield report.warning(f"no one has read /metrics {since}: Prometheus has no series of it", _SCRAPE)
+
+
+def _certificate(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the certificate of the port ends soon. `certificate_ends`: wall-clock seconds; absent without TLS."""
+    if (ends := status.get("certificate_ends")) is None:
+        return
+    report, left = Report("web.config_file", "certificate"), ends - _seconds(status["time"])
+    if left > SOON:
+        yield report.ok(f"it is valid for {left / 86400:.0f} days")
+    else:
+        words = f"it ends in {left / 86400:.0f} days: then Prometheus and browsers refuse the port"
+        yield report.warning(words, "put a new one into the same files; it takes effect at once")
 
 
 _SCRAPE = "add it to scrape_configs of Prometheus, and check its page Status > Targets (docs/metrics.md)"

@@ -9,10 +9,8 @@ from typing import Any
 
 from yarl import URL
 
-from tocsin.doctor.findings import Finding, Report
+from tocsin.doctor.findings import SOON, Finding, Report
 from tocsin.faults import why_unreachable
-
-_SOON = 14 * 86400.0
 
 
 async def reached(name: str, url: str, seconds: float, now: float | None = None) -> Sequence[Finding]:
@@ -42,7 +40,7 @@ async def reached(name: str, url: str, seconds: float, now: float | None = None)
 
 def _expiring(report: Report, certificate: dict[str, Any], now: float) -> list[Finding]:
     left = ssl.cert_time_to_seconds(certificate["notAfter"]) - now
-    if left > _SOON:
+    if left > SOON:
         return []
     words = f"the certificate of the receiver ends in {left / 86400:.0f} days"
     return [report.warning(words, "have it renewed; afterwards nothing is delivered")]
