@@ -173,6 +173,19 @@ async def test_stuck_group_and_blocked_key_are_named(night: Night) -> None:
         assert [step["text"] for step in found["next"] if "is sent after" in step["text"]]
 
 
+async def test_silence_that_holds_back_is_named(night: Night) -> None:
+    async with running(night.directory, night.config) as tocsin:
+        await started(night, tocsin)
+        matcher = ("--for", "1h", "--reason", "the warehouse moves", "-c", "tocsin.yaml")
+        status, _, errors = await command(night.directory, "silence", "add", 'customer="Ann"', *matcher)
+        assert status == 0, errors
+        await tocsin.until_logged('event="silence active"')
+        await night.late(17)
+        text = await night.says("held back by the silence", "the warehouse moves")
+        has_all(text, "notifications of it are held back", "the silence ends, and")
+        assert night.receiver.requests == []
+
+
 async def test_unknown_key_names_the_nearest(night: Night) -> None:
     async with running(night.directory, night.config) as tocsin:
         await started(night, tocsin)

@@ -31,6 +31,9 @@ def said(found: Explanation) -> str:
 
 # Whether it fires.
 
+SILENCE = Silence(
+    id="s1", matchers=parse('customer="Ann"'), starts_at=0.0, ends_at=NOW + 600, reason="a move", by="ann"
+)
 GONE = facts(firing=None, notifications=[notified(kind="fired"), notified(kind="resolved", at=START + 60_000)])
 
 VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
@@ -116,6 +119,16 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
         Verdict.FIRING,
         ["its rows are gauges only"],
     ),
+    "a silence holds it": (
+        facts(silences=[SILENCE]),
+        Verdict.FIRING,
+        ["notifications of it are held back by the silence s1 until"],
+    ),
+    "a silence is of others": (
+        facts(silences=[replace(SILENCE, matchers=parse("a=b"))]),
+        Verdict.FIRING,
+        ["late 17 fires"],
+    ),
     "an event": (
         facts(alert=event_alert(), firing=None, notifications=[notified(kind="event")]),
         Verdict.EVENT,
@@ -189,9 +202,6 @@ def test_false_conditions_are_why_nothing_was_sent() -> None:
 
 BEFORE = record(seq=1, status=Status.PENDING, attempts=3, reason="timeout", detail="no answer", not_before=NOW + 9)
 PENDING = record(seq=5, status=Status.PENDING, kind="updated")
-SILENCE = Silence(
-    id="s1", matchers=parse('alertname="late"'), starts_at=0.0, ends_at=NOW + 600, reason="a move", by="ann"
-)
 
 LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | None]] = {
     "delivered": ({"detail": "200"}, {}, ["delivered at", "the receiver answered: 200"], None),
@@ -262,7 +272,7 @@ LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | No
     "held by a silence": (
         {"status": Status.PENDING, "reason": "silenced", "silenced_by": "s1", "silence": SILENCE},
         {},
-        ["held back by the silence s1 until", "(in 10m): a move, made by ann"],
+        ["held back by the silence s1 until", "(in 10m): a move (by ann)"],
         NOW + 600,
     ),
 }

@@ -24,6 +24,7 @@ from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Filter, Ledger, Line, Record, Status
 from tocsin.model import Columns, Kind, Transition
 from tocsin.pipeline.routing import address
+from tocsin.silences import OpenSilences
 
 _EPISODES = 200
 """Episodes whose rows are searched."""
@@ -86,6 +87,7 @@ class Explainer:
         firing = next((one for one in firings if one.fingerprint == found.fingerprint), None)
         records = await self._records(name, found, firing)
         of = _row(alert, rows, firing, records)
+        silences = [] if self._ledger is None else await self._ledger.list_silences()
         others = {record.channel: None for record in records if record.channel not in alert.notify}
         return explain(
             Facts(
@@ -102,6 +104,7 @@ class Explainer:
                 rows_known=rows is not None,
                 frontier=None if rows is None else rows.frontier,
                 channels=[await self._channel(channel, alert, of) for channel in (*alert.notify, *others)],
+                silences=OpenSilences(silences).active(self._now),
                 notifications=[await self._notification(record) for record in records],
                 history=self._config.ledger.history,
             )

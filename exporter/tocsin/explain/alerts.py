@@ -4,16 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tocsin.alert import Alert, EventAlert, RowAlert
+from tocsin.envelope import labels_of
 from tocsin.explain.explanation import Explanation, Life, RouteExplanation, Step, Timer, Verdict
-from tocsin.explain.facts import ChannelFacts, Facts
+from tocsin.explain.facts import Facts
 from tocsin.explain.keys import candidate, shown
 from tocsin.explain.lives import life
 from tocsin.explain.routes import explained
-from tocsin.explain.words import counted, moment, sentence, source_moment
+from tocsin.explain.words import counted, moment, sentence, silence_text, source_moment
 from tocsin.exposition import AlertStatus, State
 from tocsin.firing import Phase
 from tocsin.ledger.base import Record
 from tocsin.model import Kind, Transition
+from tocsin.silences import first_match
 from tocsin.templates import duration
 
 
@@ -33,15 +35,10 @@ def explain(facts: Facts) -> Explanation:
     of = _newest(facts, newest)
     judged = _judged(facts, newest)
     channels = {channel.name: channel for channel in facts.channels}
-    lives = [
-        life(
-            one,
-            channels.get(one.record.channel, ChannelFacts(name=one.record.channel)),
-            facts.now,
-        )
-        for one in facts.notifications
-    ]
+    lives = [life(one, channels[one.record.channel], facts.now) for one in facts.notifications]
     routes = [explained(channel, facts.view, of, facts.now) for channel in facts.channels]
+    more = [*_source(facts, judged.because), *_unsent(facts, judged.verdict, routes, lives), *_silences(facts, of)]
+    ended = newest if newest is not None and judged.verdict is Verdict.ABSENT and _ended(newest) else None
     return Explanation(
         alert=facts.alert.name,
         at=facts.now,
@@ -49,17 +46,10 @@ def explain(facts: Facts) -> Explanation:
         key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), facts.alert.key),
         verdict=judged.verdict,
         summary=f"{judged.summary}.",
-        because=[
-            *map(
-                sentence,
-                (*judged.because, *_source(facts, judged.because), *_unsent(facts, judged.verdict, routes, lives)),
-            )
-        ],
+        because=[*map(sentence, (*judged.because, *more))],
         source=facts.status,
         started_at=None if of is None else of.started_at / 1000,
-        ended_at=newest.at / 1000
-        if newest is not None and judged.verdict is Verdict.ABSENT and _ended(newest)
-        else None,
+        ended_at=None if ended is None else ended.at / 1000,
         timer=judged.timer,
         columns=() if of is None else of.columns,
         row=None if of is None else of.row,
@@ -249,6 +239,14 @@ def _unsent(facts: Facts, verdict: Verdict, routes: list[RouteExplanation], live
         yield "nothing was sent: it was there at the very first start, which initial: silent does not notify"
     else:
         yield "no notification of this episode is kept"
+
+
+def _silences(facts: Facts, of: Transition | None) -> Iterator[str]:
+    """Which silence holds back what is notified of the row."""
+    labels = {} if of is None else labels_of(of.columns, of.row, facts.view)
+    silence = first_match(facts.silences, {"alertname": facts.alert.name, **labels})
+    if of is not None and silence is not None:
+        yield f"notifications of it are held back by {silence_text(silence, facts.now)}"
 
 
 # What happens next.

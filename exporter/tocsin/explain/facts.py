@@ -78,6 +78,8 @@ class Facts:
     frontier: int | None = None
     """Source ms; of the firing set."""
     channels: Sequence[ChannelFacts] = ()
+    silences: Sequence[Silence] = ()
+    """Those that are active."""
     notifications: Sequence[NotificationFacts] = ()
     """Of the newest episode of the key, oldest first."""
     history: float = 0.0

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from tocsin.errors import Reason
 from tocsin.explain.explanation import Answer, Life, Step
 from tocsin.explain.facts import ChannelFacts, NotificationFacts
-from tocsin.explain.words import counted, moment, sentence, source_moment
+from tocsin.explain.words import counted, moment, sentence, silence_text, source_moment
 from tocsin.ledger.base import MOST_MERGED, SILENCED, Record, Status
+from tocsin.model import Kind
 from tocsin.silences import Silence
 
 SHORT = 12
@@ -110,12 +111,11 @@ def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tup
 
 
 def _silenced(record: Record, silence: Silence | None, now: float) -> tuple[list[str], Step]:
-    then = f"{_named(record)} is sent, unless its row has come and gone meanwhile"
-    if silence is None:
-        return [f"held back {record.detail}"], Step(at=None, text=f"when the silence ends, {then}")
-    by = f", made by {silence.by}" if silence.by else ""
-    text = f"held back by the silence {silence.id} until {moment(silence.ends_at, now)}: {silence.reason}{by}"
-    return [text], Step(at=silence.ends_at, text=f"the silence ends: {then}")
+    passes = record.kind in (Kind.EVENT, Kind.REPEATED)
+    then = "is dropped, as its moment has passed" if passes else "is sent, unless its row began and ended meanwhile"
+    held = record.detail if silence is None else f"by {silence_text(silence, now)}"
+    at = None if silence is None else silence.ends_at
+    return [f"held back {held}"], Step(at=at, text=f"the silence ends, and {_named(record)} {then}")
 
 
 def _failed(record: Record) -> list[str]:

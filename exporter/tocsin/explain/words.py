@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from tocsin.silences import Silence
 from tocsin.templates import duration
 
 _LONGEST = 60
@@ -25,6 +26,12 @@ def moment(at: float, now: float) -> str:
 def source_moment(milliseconds: int, now: float) -> str:
     """A time of the source."""
     return moment(milliseconds / 1000, now)
+
+
+def silence_text(silence: Silence, now: float) -> str:
+    """A silence with its end, its reason and who made it."""
+    by = f" (by {silence.by})" if silence.by else ""
+    return f"the silence {silence.id} until {moment(silence.ends_at, now)}: {silence.reason}{by}"
 
 
 def value(item: Any) -> str:
