@@ -14,6 +14,8 @@ MIGRATIONS = {
     "migrate-from-alertman.md": "e2e/test_rabbitmq.py",
     "migrate-from-estuary-triggers.md": "integration/channel_webhook/test_examples.py",
     "migrate-from-notified.md": "shipped/test_docs_pages.py",
+    "migrate-from-query-exporter.md": "unit/test_init_translations.py",
+    "migrate-from-sql-exporter.md": "unit/test_init_translations.py",
 }
 """Pages whose examples have settings of other systems, and the tests that run them."""
 ELSEWHERE = {*MIGRATIONS, "security.md", "testing.md", "tutorial.md"}

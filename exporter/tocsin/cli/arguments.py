@@ -232,7 +232,12 @@ def _add_init(commands: _Commands) -> None:
     init.add_argument("--set", metavar="KEY=TEXT", action="append", default=[], help=setting)
     _flag(init, "--yes", "ask nothing, accept every proposal")
     init.add_argument("-o", "--output", metavar="FILE", help="the file to write; it must not exist (default: print it)")
-    _flag(init, "--from-env", "translate the variables of the script materialize-novu")
+    other = init.add_mutually_exclusive_group()
+    variables = "translate the variables of the script materialize-novu"
+    other.add_argument("--from-env", action="store_true", help=variables)
+    other.add_argument("--from-query-exporter", metavar="FILE", help="translate a configuration of query-exporter")
+    exporters = "translate a configuration of sql_exporter, burningalchemist's or justwatch's"
+    other.add_argument("--from-sql-exporter", metavar="FILE", help=exporters)
 
 
 def _add_postgres(commands: _Commands) -> None:

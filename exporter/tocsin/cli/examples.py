@@ -62,6 +62,8 @@ examples:
   tocsin init --yes --dsn postgresql://tocsin@db/shop --channel webhook --set url=https://example.com/hook
   tocsin init > tocsin.yaml              a first configuration without a server: one view, one webhook
   tocsin init --from-env > tocsin.yaml   the environment variables of the script materialize-novu
+  tocsin init --from-query-exporter config.yaml -o tocsin.yaml
+  tocsin init --from-sql-exporter sql_exporter.yml -o tocsin.yaml
 
 The server is read, never written to. A password goes into a file of its own or is a variable. No file is overwritten
 unless you agree.

@@ -37,6 +37,8 @@ def command(chosen: Namespace) -> Exit:
         text, config = from_environment(os.environ)
         warn(config)
         return _printed(text, chosen.output)
+    if chosen.from_query_exporter or chosen.from_sql_exporter:
+        return _translated(chosen)
     asked = (chosen.dsn, chosen.relation, chosen.channel, chosen.set, chosen.yes, chosen.output)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not terminal and not any(asked):
@@ -152,3 +154,21 @@ def _readable(request: Any) -> str:
         return str(request["line"])
     text = json.dumps(request, indent=2, ensure_ascii=False, default=str)
     return text if len(text) <= _WIDEST else text[:_WIDEST] + "\n..."
+
+
+def _translated(chosen: Namespace) -> Exit:
+    """Translate another tool's configuration. What is lost or differs is in comments and on standard error."""
+    if chosen.from_query_exporter:
+        from tocsin.init.from_query_exporter import translated
+
+        text, notes = translated(chosen.from_query_exporter)
+    else:
+        from tocsin.init.from_sql_exporter import translated
+
+        text, notes = translated(chosen.from_sql_exporter)
+    for heading, lines in (("not translated", notes.lost), ("different", notes.different)):
+        for line in lines:
+            print(f"{heading}: {line}", file=sys.stderr)
+    if not text:
+        raise TocsinError("nothing of the file can be translated")
+    return _printed(text, chosen.output)
