@@ -37,6 +37,16 @@ async def test_sends_changes_together_to_every_receiver(levels: LevelHarness) ->
     assert levels.metric("tocsin_channel_attempts_total") == levels.metric("tocsin_channel_delivered_total") == 4
 
 
+async def test_receivers_that_accepted_a_firing_are_known(levels: LevelHarness) -> None:
+    levels.level.answers["b"] = DOWN
+    await levels.fires("1")
+    fingerprint = transition(key="1").fingerprint
+    assert levels.loop.accepted("late", fingerprint) == {"a": True, "b": False}
+    assert levels.loop.accepted("late", "nosuch") == {"a": False, "b": False}
+    await levels.fires()
+    assert levels.loop.accepted("late", fingerprint) == {"a": False, "b": False}
+
+
 async def test_receiver_that_is_down_delays_no_other(levels: LevelHarness) -> None:
     """Once it is back, it gets everything, which it may have forgotten."""
     await levels.fires("1")
