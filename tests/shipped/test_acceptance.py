@@ -19,6 +19,7 @@ SECTIONS = {
     "Tests of alerts": 10,
     "Silences": 10,
     "The bad night": 7,
+    "Explanations": 9,
 }
 """Section -> number of promises."""
 
