@@ -72,12 +72,18 @@ def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Pat
         "unset_test.yaml",
         ".",
         "passes_test.yaml -k nosuch",
+        "tocsin.yaml",
+        "passes_test.yaml --junit nosuch/report.xml",
     ):
         assert main(["test", *arguments.split()]) == Exit.FAILED
     shown, complaint = capsys.readouterr()
-    assert shown.count("FAILED") == 5
+    assert shown.count("FAILED") == 6
+    assert "this is a configuration; name a file of tests, which has `config: tocsin.yaml` and `tests`" in shown
     assert "set it, for this test under `environment`" in shown
-    assert complaint == "no test has 'nosuch' in its name\n"
+    assert complaint.splitlines() == [
+        "no test has 'nosuch' in its name",
+        "tocsin: nosuch/report.xml: the report cannot be written: no such file or directory",
+    ]
 
 
 def test_filter_selects_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from tocsin.app import logs
 from tocsin.cli import Exit
 from tocsin.cli.tables import printable
 from tocsin.config.sections import LogSettings
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, TocsinError
 from tocsin.simulation.cases import read
 from tocsin.simulation.reports import junit, lines, summary
 from tocsin.simulation.running import Result, configuration, run_file
@@ -65,12 +65,19 @@ def _run(files: Sequence[Path], chosen: Namespace) -> Exit:
             _show(result, paint)
         results += found
     if chosen.junit:
-        Path(chosen.junit).write_bytes(junit(results))
+        _write(Path(chosen.junit), results)
     if not results:
         print(f"no test has {chosen.filter!r} in its name", file=sys.stderr)
         return Exit.FAILED
     print(summary(results, time.perf_counter() - began))
     return Exit.OK if all(one.passed for one in results) else Exit.FAILED
+
+
+def _write(path: Path, results: Sequence[Result]) -> None:
+    try:
+        path.write_bytes(junit(results))
+    except OSError as error:
+        raise TocsinError(f"{path}: the report cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 def _show(result: Result, paint: Callable[[str, str], str]) -> None:

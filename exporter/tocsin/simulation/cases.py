@@ -217,6 +217,9 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Tests:
     if isinstance(text, Problem):
         raise ConfigError([text])
     document = parse(text, str(path), os.environ if environ is None else environ)
+    if isinstance(document.data, dict) and "tests" not in document.data and "sources" in document.data:
+        text = "this is a configuration; name a file of tests, which has `config: " + path.name + "` and `tests`"
+        raise ConfigError([Problem(code="no_tests", file=str(path), message=text)])
     if document.data is None and not document.problems:
         document.report("empty_file")
     elif not isinstance(document.data, dict) and not document.problems:
