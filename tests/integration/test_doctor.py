@@ -115,6 +115,19 @@ async def test_unreachable_servers_are_errors(tmp_path: Path) -> None:
     assert ("ledger.path", "fsync", "ok") in found
 
 
+async def test_channel_that_cannot_be_made_stops_no_check(database: Database, tmp_path: Path) -> None:
+    """Its handler is nowhere."""
+    await database.run(LATE)
+    whole = config(database.dsn, "http://127.0.0.1:9/")
+    whole["channels"]["own"] = {"type": "python", "handler": "nowhere:handle"}
+    whole["alerts"]["late"]["notify"].append("own")
+    status, found = await doctor(tmp_path, whole, "--url", "http://127.0.0.1:9")
+    assert status == 1
+    errors = [key for key in found if key[2] == "error"]
+    assert [place for place, _, _ in errors] == ["channels.own.handler", "channels.hook"], found
+    assert found["alerts.late", "changes", "ok"]
+
+
 async def test_problem_of_check_is_reported_with_its_place(database: Database, tmp_path: Path) -> None:
     """A view that the role may not read."""
     await database.run(LATE)

@@ -7,11 +7,11 @@ import shutil
 import sys
 import textwrap
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
 
@@ -22,11 +22,14 @@ from tocsin.cli.running import running
 from tocsin.cli.tables import printable
 from tocsin.config import Config
 from tocsin.config.sections import LogSettings
-from tocsin.doctor.examination import checks
+from tocsin.doctor.examination import Parts, checks
 from tocsin.doctor.findings import Check, Finding, Severity, examine
 from tocsin.errors import ConfigError, Problem, TocsinError
 from tocsin.settings import seconds
 from tocsin.terminal import has_colours
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _COLOURS = {Severity.OK: 32, Severity.SKIPPED: 90, Severity.WARNING: 33, Severity.ERROR: 31}
 _PATIENCE = 30.0
@@ -56,14 +59,27 @@ def command(chosen: Namespace) -> Exit:
 
 
 async def _examined(config: Config, chosen: Namespace, downtime: float) -> Sequence[Finding]:
-    sources = {name: build.make_source(source) for name, source in config.sources.items()}
-    channels = {name: build.make_channel(channel) for name, channel in config.channels.items()}
+    unusable: list[Problem] = []
+    sources = _built(config.sources, build.make_source, unusable)
+    channels = _built(config.channels, build.make_channel, unusable)
+    parts = Parts(sources=sources, channels=channels, unusable=unusable)
     status = partial(_status, chosen)
-    listed = checks(config, sources, channels, downtime=downtime, status=status, version=version("tocsin"))
+    listed = checks(config, parts, downtime=downtime, status=status, version=version("tocsin"))
     try:
         return await examine([*listed], progress=_Progress(shown=sys.stderr.isatty() and not chosen.json))
     finally:
         await asyncio.gather(*(channel.close() for channel in channels.values()), return_exceptions=True)
+
+
+def _built(configured: Mapping[str, T], make: Callable[[T], U], unusable: list[Problem]) -> dict[str, U]:
+    """Build what can be built. Of the rest, the problems are added to `unusable`."""
+    built: dict[str, U] = {}
+    for name, one in configured.items():
+        try:
+            built[name] = make(one)
+        except ConfigError as error:
+            unusable += error.problems
+    return built
 
 
 def _status(chosen: Namespace) -> Mapping[str, Any]:

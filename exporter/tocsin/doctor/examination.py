@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ from tocsin.postgres import Server
 from tocsin.sources.base import Verifiable
 from tocsin.sources.settings import MaterializeConfig, PostgresConfig
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the configuration names, as `tocsin run` would make it."""
+
+    sources: Mapping[str, Any]
+    channels: Mapping[str, Channel | Level]
+    unusable: Sequence[Problem]
+    """Why others cannot be made."""
+
+
 Status = Callable[[], Mapping[str, Any]]
 """Asks the running process. Raises TocsinError."""
 
@@ -27,8 +39,7 @@ _CHECK = "`tocsin check --online` repeats this check alone"
 
 def checks(
     config: Config,
-    sources: Mapping[str, Any],
-    channels: Mapping[str, Channel | Level],
+    parts: Parts,
     *,
     downtime: float,
     status: Status,
@@ -38,7 +49,7 @@ def checks(
     yield Check(
         place="configuration",
         name="check",
-        run=partial(_as_check_does, config, sources, channels),
+        run=partial(_as_check_does, config, parts),
         limit=300.0,
     )
     for source in config.sources.values():
@@ -51,32 +62,28 @@ def checks(
         if channel.kind == "webhook":
             url = settings.url.get_secret_value()
             yield Check(place=f"channels.{name}", name="receiver", run=partial(receivers.reached, name, url, 10.0))
-        elif channel.kind != "console" and not _asks(channels[name]):
+        elif channel.kind != "console" and name in parts.channels and not _asks(parts.channels[name]):
             yield Check(place=f"channels.{name}", name="credentials", run=partial(_unverifiable, name, channel.kind))
     yield Check(place="process", name="status", run=partial(_of_process, config, status, version))
 
 
-async def _as_check_does(
-    config: Config, sources: Mapping[str, Any], channels: Mapping[str, Channel | Level]
-) -> Sequence[Finding]:
+async def _as_check_does(config: Config, parts: Parts) -> Sequence[Finding]:
     """What `tocsin check --online` reports."""
-    problems = [*check(config), *await check_online(config, sources, channels)]
+    located = (config.places.located(one) for one in parts.unusable)
+    online = await check_online(config, parts.sources, parts.channels)
+    problems: Sequence[Problem] = [*dict.fromkeys([*check(config), *located, *online])]
     # A server that does not answer is a finding of its own check.
     served = {f"sources.{name}" for name, one in config.sources.items() if isinstance(one.settings, Server)}
     problems = [one for one in problems if not (one.code == "source" and one.path in served)]
     found = [_finding(Severity.ERROR, one) for one in problems]
     found += [_finding(Severity.WARNING, one) for one in (*config.warnings, *await warnings_online(config))]
     wrong = {_part(one.path) for one in problems}
-    right = {
-        "configuration": "it is valid here",
-        **{
-            f"alerts.{alert.name}": "what it names is there, its templates render, and the role may read it"
-            for alert in config.alerts.values()
-            if hasattr(sources[alert.source], "describe") and f"sources.{alert.source}" not in wrong
-        },
-        **{f"sources.{name}": "it would deliver" for name, one in sources.items() if isinstance(one, Verifiable)},
-        **{f"channels.{name}": "it takes the login and what is sent" for name, one in channels.items() if _asks(one)},
-    }
+    right = {"configuration": "it is valid here"}
+    for alert in config.alerts.values():
+        if hasattr(parts.sources.get(alert.source), "describe") and f"sources.{alert.source}" not in wrong:
+            right[f"alerts.{alert.name}"] = "what it names is there, its templates render, and the role may read it"
+    right |= {f"sources.{n}": "it would deliver" for n, one in parts.sources.items() if isinstance(one, Verifiable)}
+    right |= {f"channels.{n}": "it takes the login and what is sent" for n, one in parts.channels.items() if _asks(one)}
     found += [Report(place, "check").ok(words) for place, words in right.items() if place not in wrong]
     return found
 
