@@ -20,6 +20,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 _PICTURES = (".png", ".svg")
+_PARTS = ("logo", "favicon")
+"""Pictures of the theme."""
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sql": "sql", ".sh": "bash"}
 _PROSE = re.compile(r"^(?P<fence> *```).*?^ *```|`[^`\n]*`|\]\((?P<target>[^)\s]+)\)", re.MULTILINE | re.DOTALL)
 """A block of code, code in a line, or the target of a link."""
@@ -30,11 +32,12 @@ def build(root: Path, folder: Path) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     pages = folder / "pages"
     pages.mkdir(parents=True)
-    settings = (root / "mkdocs.yml").read_text(encoding="utf-8")
-    (folder / "mkdocs.yml").write_text(settings, encoding="utf-8")
-    nav = [*nav_pages(yaml.safe_load(settings)["nav"])]
-    problems = [f"mkdocs.yml: there is no page {name}" for name in nav if not (root / name).is_file()]
-    problems += [*_copy(root, pages, [name for name in nav if (root / name).is_file()])]
+    text = (root / "mkdocs.yml").read_text(encoding="utf-8")
+    (folder / "mkdocs.yml").write_text(text, encoding="utf-8")
+    settings = yaml.safe_load(text)
+    named = [*nav_pages(settings["nav"]), *(settings["theme"][key] for key in _PARTS if key in settings["theme"])]
+    problems = [f"mkdocs.yml: there is no file {name}" for name in named if not (root / name).is_file()]
+    problems += [*_copy(root, pages, [name for name in dict.fromkeys(named) if (root / name).is_file()])]
     documents = [file.relative_to(root).as_posix() for file in sorted((root / "docs").rglob("*.md"))]
     problems += [f"{page}: no page links to it" for page in documents if not (pages / page).exists()]
     program = Path(sys.executable).with_name("zensical")

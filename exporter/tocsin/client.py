@@ -20,6 +20,8 @@ from psycopg.types.json import Jsonb
 
 from tocsin.postgres import relation
 
+__all__ = ["DEFAULT", "EventsTable", "publish"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsTable:

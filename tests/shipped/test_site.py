@@ -54,7 +54,7 @@ def test_mistakes_on_pages_are_found(tmp_path: Path) -> None:
     (root / "docs" / "here.md").write_text(HERE)
     found = build_site.build(root, tmp_path / "build")
     assert [problem for problem in found if not problem.startswith("zensical: ") and "gone.md does" not in problem] == [
-        "mkdocs.yml: there is no page docs/gone.md",
+        "mkdocs.yml: there is no file docs/gone.md",
         "docs/here.md: the link /docs/here.html names no file of this repository",
         "docs/here.md: the link deep names no file of this repository",
         "docs/here.md: the link ../../x names no file of this repository",

@@ -69,7 +69,8 @@ class Reader:
         for written, here in self._replaced.items():
             text = text.replace(written, here)
         if "Ctrl-\\" in before:
-            self.running["tocsin run"].send_signal(signal.SIGQUIT)
+            # Not SIGQUIT, which a shell in the background has its processes ignore.
+            self.running["tocsin run"].send_signal(signal.SIGKILL)
             await self.running["tocsin run"].wait()
         if found := re.search(r"Save this as `([\w.]+)`", before):
             (self.alerts / found[1]).write_text(text)

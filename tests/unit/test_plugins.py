@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import tocsin
 from support.config import load_text
-from tocsin import plugin, registry
+from tocsin import client, handlers, plugin, registry
 from tocsin.config.schema import schema
 from tocsin.errors import ConfigError, PluginError
 
@@ -122,6 +124,9 @@ def test_type_with_other_characters_is_refused(packages: Packages, tmp_path: Pat
     assert found.endswith("and a type is made of letters, digits, _ and -; rename it")
 
 
-def test_public_names_exist_and_are_listed_once() -> None:
-    assert [name for name in plugin.__all__ if not hasattr(plugin, name)] == []
-    assert sorted(plugin.__all__) == sorted(set(plugin.__all__))
+@pytest.mark.parametrize("module", [tocsin, plugin, handlers, client], ids=lambda module: module.__name__)
+def test_public_names_exist_and_each_has_a_docstring(module: ModuleType) -> None:
+    names = module.__all__
+    assert sorted(names) == sorted({*names})
+    assert [name for name in names if getattr(module, name) is None] == []
+    assert module.__doc__
