@@ -84,7 +84,7 @@ class Reader:
 
     async def _run(self, text: str) -> None:
         process = await self._shell(text, asyncio.subprocess.PIPE)
-        async with asyncio.timeout(2 * SOON):
+        async with asyncio.timeout(6 * SOON):
             printed, _ = await process.communicate()
         self.output = printed.decode()
         assert process.returncode == 0, f"{text}{self.output}"
