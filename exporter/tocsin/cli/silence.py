@@ -15,6 +15,7 @@ from tocsin.ledger.base import Filter, Ledger
 from tocsin.settings import duration_text
 from tocsin.silences import Asked, Matchers, Silence, State, parse
 from tocsin.web import views
+from tocsin.web.base import Rows
 from tocsin.web.matching import Matched, matched
 
 
@@ -139,10 +140,10 @@ async def _preview(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
 
 
 async def _matched(ledger: Ledger, config: Config, matchers: Matchers) -> Matched:
-    rows: list[dict[str, Any]] = []
+    rows: list[Rows] = []
     for name, alert in config.row_alerts.items():
         if (stored := await ledger.load(name)) is not None:
-            rows += views.firings(stored.firings, alert, stored.columns)
+            rows.append(Rows(alert, stored.columns, stored.firings))
     return await matched(matchers, rows, ledger, config.alerts)
 
 

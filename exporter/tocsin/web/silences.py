@@ -13,13 +13,12 @@ from tocsin.silences import AskingError, MatchersError, Silence, State, asked, p
 from tocsin.web import views
 from tocsin.web.access import Password, credentials
 from tocsin.web.answers import as_json, parameters, whole
-from tocsin.web.base import Process
+from tocsin.web.base import Process, Rows
 from tocsin.web.guard import Guard
 from tocsin.web.matching import matched
 
 _LIMIT = 100
 _MOST = 1_000
-_ALL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +116,8 @@ class SilencesApi:
     async def _view(self, ledger: Ledger, silence: Silence) -> dict[str, Any]:
         return views.silence(silence, (await ledger.held()).get(silence.id, {}), ledger.now())
 
-    def _rows(self, alerts: Sequence[str]) -> Iterator[dict[str, Any]]:
-        for name in alerts:
-            yield from self.process.firing(name, _ALL)
+    def _rows(self, alerts: Sequence[str]) -> Iterator[Rows]:
+        return (rows for name in alerts if (rows := self.process.rows(name)) is not None)
 
 
 def _user(request: web.Request) -> str:

@@ -186,7 +186,7 @@ function episode(one, name) {
     make("td", { "data-name": "row" }, make("div", {}, summary(one), labels(Object.keys(one.labels).length ? one.labels : texts(one.row)),
       " ", make("a", { href: address("explain", [name, one.fingerprint]), "aria-label": "why this row fired" }, "why"))),
     make("td", { "data-name": "start" }, moment(one.started_at)),
-    make("td", { "data-name": "duration" }, duration),
+    make("td", { "data-name": "duration", class: "whole" }, duration),
     make("td", { "data-name": "deliveries" }, deliveries(one.deliveries)));
 }
 

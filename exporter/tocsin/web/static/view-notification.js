@@ -6,7 +6,7 @@ import { live, touched } from "./live.js";
 import { fetchJson, fetcher } from "./requests.js";
 import { address } from "./router.js";
 
-const CHANGES = { updated: "the row changed", resolved: "the row was gone", repeated: "the row still fired, and was due to be repeated" };
+const CHANGES = { fired: "it had been there for as long as `for`", updated: "the row changed", resolved: "the row was gone", repeated: "the row still fired, and was due to be repeated" };
 
 export const title = () => "Notification";
 export const unsearchable = true;

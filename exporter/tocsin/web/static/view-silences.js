@@ -138,7 +138,8 @@ function form(matchers, made) {
   return opened;
 }
 
-function matched({ firing, pending }) {
+function matched({ firing, pending, unknown_labels: unknown = [] }) {
+  if (unknown.length) return make("span", { class: "why" }, `No alert of the configuration has the label ${unknown.join(" or ")}.`);
   const rows = sum(firing);
   const waiting = sum(pending);
   if (!rows && !waiting) return "Matches nothing now.";
