@@ -188,6 +188,41 @@ async def test_row_leads_to_why_it_fires(tab: Tab, process: FakeProcess) -> None
     await until_shows(tab, "main", "became a dead letter", "ann")
 
 
+async def test_key_that_does_not_fire_is_explained(tab: Tab, process: FakeProcess) -> None:
+    """It is named as the commands name it."""
+    await go(tab, "alerts/late")
+    for text, values in (
+        ("17", ("17",)),
+        ("customer=Acme, total=1", ("customer=Acme", "total=1")),
+        ("a, b", ("a, b",)),
+    ):
+        await until_runs(tab, "Boolean(document.querySelector('#key'))", value=True)
+        await tab.run(f"document.querySelector('#key').value = {text!r}")
+        await tab.click("button", "Explain")
+        await until_equal(_asked(process), values, "the key that was asked about")
+    await until_shows(tab, "main", process.explanation.summary)
+
+
+def _asked(process: FakeProcess) -> Callable[[], Awaitable[tuple[str, ...]]]:
+    async def values() -> tuple[str, ...]:
+        return tuple(process.keys[-1][1].values) if process.keys else ()
+
+    return values
+
+
+async def test_configuration_is_reloaded_from_the_page(tab: Tab, process: FakeProcess) -> None:
+    process.problems = ["alerts.late: <b>no source</b>"]
+    await until_runs(tab, "document.querySelector('#reload').hidden", value=False)
+    await tab.click("button", "reload the configuration")
+    await until_shows(
+        tab, "footer", "The configuration was refused; the last good one stays in use.", "<b>no source</b>"
+    )
+    tab.problems.clear()  # the answer 500
+    process.problems = []
+    await tab.click("button", "reload the configuration")
+    await until_shows(tab, "footer", "The configuration was reloaded.")
+
+
 def _records(process: FakeProcess) -> Callable[[], Awaitable[list[str]]]:
     async def ids() -> list[str]:
         return [one.id for one in process.outbox.records]

@@ -1,15 +1,24 @@
 """The status page for everyone, in every view: in light and dark, on a phone, by keyboard, read aloud; and live."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
+from aiohttp import web
 
 from support.axe import axe, violations
-from support.browser import CHROMIUM, Tab
+from support.browser import CHROMIUM, Tab, new_tab
 from support.page import fill, go, until_runs, until_shows
+from support.ports import free_port
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, firing
 from support.why import WHY
+from tocsin.exposition import Metrics, Page
 from tocsin.firing import Phase
 from tocsin.silences import asked
 from tocsin.web import views
+from tocsin.web.access import Rules
+from tocsin.web.application import build
+from tocsin.web.guard import Guard
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
@@ -119,14 +128,30 @@ async def test_page_follows_the_process_without_requests(tab: Tab, process: Fake
     assert before.count("/api/v1/live") <= 1
 
 
-async def test_page_comes_back_after_a_lost_connection(tab: Tab, process: FakeProcess) -> None:
-    """It says so, and shows what changed meanwhile."""
-    await until_shows(tab, "#verdict", "2 firing")
-    process.feed.close()
-    await tab.run("window.fetch = () => Promise.reject(new Error('gone'))")
-    await tab.run("window.dispatchEvent(new Event('offline'))")
-    process.alert_list[0] = {**LATE, "firing": 9}
-    await until_shows(tab, "#verdict", "9 firing")
+async def test_page_comes_back_after_a_lost_connection(browser: str, process: FakeProcess) -> None:
+    """It says so meanwhile, and then has what changed."""
+    port = free_port()
+    async with new_tab(browser) as tab:
+        async with serving(process, port):
+            await tab.open(f"http://127.0.0.1:{port}/")
+            await until_shows(tab, "#verdict", "2 firing")
+        await until_shows(tab, "#lost", "Tocsin does not answer", "The page shows the state of")
+        process.alert_list[0] = {**LATE, "firing": 9}
+        async with serving(process, port):
+            await until_shows(tab, "#verdict", "9 firing")
+            assert await tab.run("document.querySelector('#lost').hidden")
+
+
+@asynccontextmanager
+async def serving(process: FakeProcess, port: int) -> AsyncIterator[None]:
+    """The web server on this port."""
+    guard = Guard(Rules())
+    runner = web.AppRunner(build(process, Page(Metrics("1.2.3")), guard=guard), shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    yield
+    await runner.cleanup()
+    guard.close()
 
 
 async def test_letters_of_the_search_find_rows_at_once(tab: Tab, process: FakeProcess) -> None:

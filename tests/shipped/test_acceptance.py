@@ -20,6 +20,7 @@ SECTIONS = {
     "Silences": 10,
     "The bad night": 7,
     "Explanations": 9,
+    "The status page": 10,
 }
 """Section -> number of promises."""
 

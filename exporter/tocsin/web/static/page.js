@@ -116,6 +116,16 @@ function connection() {
   $("version").textContent = live.version ? `Tocsin ${live.version}` : "";
 }
 
+async function reload() {
+  $("reloaded").textContent = "Reloading";
+  try {
+    const answer = await fetch("-/reload", { method: "POST" });
+    $("reloaded").textContent = await answer.text();
+  } catch {
+    $("reloaded").textContent = "Tocsin does not answer.";
+  }
+}
+
 function drawAll(changed) {
   const route = router.route();
   nav(route);
@@ -123,6 +133,7 @@ function drawAll(changed) {
   trouble();
   unready();
   connection();
+  $("reload").hidden = !live.admin;
   openView(route);
   if (known()) update(changed, route);
 }
@@ -142,6 +153,7 @@ function search() {
 router.begin(() => drawAll(new Set(["address"])));
 addEventListener("hashchange", () => { moved = true; }, { capture: true });
 search();
+$("reload").addEventListener("click", reload);
 drawAll(new Set());
 follow(drawAll);
 setInterval(tick, 1_000);

@@ -7,6 +7,7 @@ import { alert as alertOf, alerts, instances, touched } from "./live.js";
 import { fetcher } from "./requests.js";
 import { address, set } from "./router.js";
 import { HOURS, chosen, timelines } from "./timelines.js";
+import { question } from "./view-explain.js";
 import { words } from "./words.js";
 
 const TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad", refusing: "bad" };
@@ -127,6 +128,7 @@ function openOne(main, name) {
     make("p", { class: "up" }, make("a", { href: "#/alerts" }, "All alerts")),
     make("h2", { id: "title", tabindex: "-1" }, plain(name)), about, tools, chart,
     make("p", { class: "note" }, "Before the start of Tocsin, marked by a line, only what notifications in the ledger say is known: when rows fired.")),
+  make("section", { "aria-labelledby": "asking" }, make("h2", { id: "asking" }, "Explain a key"), question(name)),
   make("section", { "aria-labelledby": "history" }, make("h2", { id: "history" }, "Latest firings"), history));
   const fetch = timelines((found) => {
     answer = found ?? answer;

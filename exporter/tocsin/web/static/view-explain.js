@@ -13,16 +13,37 @@ const TIMERS = { for: "The row has to be there for as long as `for`: until", kee
 export const title = ({ path: [alert = ""] }) => `Why ${alert} fires`;
 export const unsearchable = true;
 
-export function open(main, { path: [alert = "", fingerprint = ""] }) {
+// What was asked about: a fingerprint, or a key as its columns have it. `a=1, b=2` names columns.
+function asked(fingerprint, key) {
+  if (fingerprint) return `?${new URLSearchParams({ fingerprint })}`;
+  if (!key) return "";
+  const parts = key.split(",").map((one) => one.trim());
+  const named = parts.length > 1 && parts.every((one) => one.includes("="));
+  return `?${new URLSearchParams((named ? parts : [key]).map((one) => ["key", one]))}`;
+}
+
+// A form that asks about a key of an alert.
+export function question(alert, key = "") {
+  const field = make("input", { type: "text", id: "key", value: key, autocomplete: "off", spellcheck: "false", placeholder: "17, or order_id=17, region=eu" });
+  const ask = (event) => {
+    event.preventDefault();
+    if (field.value.trim()) location.hash = address("explain", [alert], { key: field.value.trim() });
+  };
+  return make("form", { class: "tools", onsubmit: ask }, make("label", { class: "wide" }, "Why does this key (not) fire? ", field), make("button", { type: "submit" }, "Explain"));
+}
+
+export function open(main, { path: [alert = "", fingerprint = ""], query }) {
   const body = make("div", {});
   main.append(make("section", { "aria-labelledby": "title" },
     make("p", { class: "up" }, make("a", { href: address("alerts", [alert]) }, plain(alert))),
-    make("h2", { id: "title", tabindex: "-1" }, "Why this row fires, or does not"), body));
-  const where = `api/v1/explain/${encodeURIComponent(alert)}?fingerprint=${encodeURIComponent(fingerprint)}`;
+    make("h2", { id: "title", tabindex: "-1" }, "Why this row fires, or does not"), question(alert, query.key), body));
+  let shown = "";
   const fetch = fetcher((found, error) => show(body, { found: found && { ...found, time: null }, error }, () =>
     error ? empty(make("span", { class: "why bad" }, plain(error))) : all(found)));
-  return (changed) => {
-    if (!body.childElementCount || touched(changed, "everything", "problem", `rows:${alert}`, `alert:${alert}`, "channel:")) fetch(where);
+  return (changed, { query: { key } }) => {
+    const where = `api/v1/explain/${encodeURIComponent(alert)}${asked(fingerprint, key)}`;
+    if (shown !== where || touched(changed, "everything", "problem", `rows:${alert}`, `alert:${alert}`, "channel:")) fetch(where);
+    shown = where;
   };
 }
 

@@ -40,7 +40,7 @@ export function open(main, { path: [id = ""] }) {
 function all(found, act) {
   return [
     part(head(found, act)),
-    part([make("h3", {}, "Life"), life(found), ...sentences(found.says), ...answers(found), ...next(found.next)]),
+    part([make("h3", {}, "Life"), life(found), ...sentences(found.says), ...answers(found), ...(found.next?.at ? next(found.next) : [])]),
     found.route ? part([make("h3", {}, "Route"), ...route(found.route)]) : "",
     found.request || found.request_error ? part(request(found)) : "",
     part([make("h3", {}, "Row"), block(JSON.stringify(found.row, null, 2)),
