@@ -134,6 +134,21 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
         Verdict.EVENT,
         ["is an event of", "notified once"],
     ),
+    "an event that no one sent": (
+        facts(alert=event_alert(), found=Found(), firing=None),
+        Verdict.UNSEEN,
+        ["no event late 17 is known"],
+    ),
+    "no event was named": (
+        facts(alert=event_alert(), asked=Asked(), found=Found(), firing=None),
+        Verdict.ALERT,
+        ["is notified of events; name one by its columns"],
+    ),
+    "a key was named by column": (
+        facts(found=Found(fingerprint="f" * 32, pairs={"id": "17"}), firing=None),
+        Verdict.UNSEEN,
+        ['no row with id = "17" is in late_orders'],
+    ),
     "an unknown event": (facts(alert=event_alert(), firing=None), Verdict.UNSEEN, ["no event late 17", "duplicates"]),
 }
 
@@ -232,6 +247,12 @@ LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | No
         {},
         ["2 attempts failed, the last one for: timeout: no answer", "the next attempt is at", "(in 20s)"],
         NOW + 20,
+    ),
+    "refused without an attempt that counts": (
+        {"status": Status.PENDING, "reason": "unauthorized", "detail": "401"},
+        {},
+        ["the last attempt failed: unauthorized: 401"],
+        NOW,
     ),
     "in a digest": (
         {

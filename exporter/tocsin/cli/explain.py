@@ -90,7 +90,7 @@ def _nearest(found: Mapping[str, Any]) -> Lines:
     yield from [(0, ""), (0, heading)]
     for one in found["nearest"]:
         key = " ".join(f"{name}={cell(text)}" for name, text in one["key"].items())
-        yield 2, f"{key}  ({one['phase'] or 'not there now'})"
+        yield 2, f"{key}  ({one['phase']})" if one["phase"] else key
 
 
 def _row(found: Mapping[str, Any]) -> Lines:

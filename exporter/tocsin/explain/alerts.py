@@ -10,7 +10,7 @@ from tocsin.explain.facts import Facts
 from tocsin.explain.keys import candidate, shown
 from tocsin.explain.lives import life
 from tocsin.explain.routes import explained
-from tocsin.explain.words import counted, moment, sentence, silence_text, source_moment
+from tocsin.explain.words import counted, moment, pairs, sentence, silence_text, source_moment
 from tocsin.exposition import AlertStatus, State
 from tocsin.firing import Phase
 from tocsin.ledger.base import Record
@@ -43,7 +43,7 @@ def explain(facts: Facts) -> Explanation:
         alert=facts.alert.name,
         at=facts.now,
         fingerprint=facts.found.fingerprint,
-        key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), facts.alert.key),
+        key=None if of is None else shown(candidate(of.fingerprint, of.columns, of.row), identifying(facts.alert)),
         verdict=judged.verdict,
         summary=f"{judged.summary}.",
         because=[*map(sentence, (*judged.because, *more))],
@@ -59,6 +59,11 @@ def explain(facts: Facts) -> Explanation:
         unknown=[*map(sentence, _unknown(facts))],
         nearest=facts.found.nearest,
     )
+
+
+def identifying(alert: Alert) -> Sequence[str]:
+    """The columns that identify a row of an alert; empty: all of them. The key of events only orders them."""
+    return () if isinstance(alert, EventAlert) else alert.key
 
 
 def _newest(facts: Facts, newest: Record | None) -> Transition | None:
@@ -104,11 +109,16 @@ def _unnamed(facts: Facts) -> _Judged:
         return _Judged(Verdict.SEVERAL, text)
     if not str(facts.asked):
         status = facts.status
-        if status is None or isinstance(facts.alert, EventAlert):
+        if isinstance(facts.alert, EventAlert):
+            text = f"{facts.alert.name} is notified of events; name one by its columns or its fingerprint"
+            return _Judged(Verdict.ALERT, text)
+        if status is None:
             return _Judged(Verdict.ALERT, f"{facts.alert.name}: no key was named")
         fires = counted(status.firing, "key fires", "keys fire")
         pending = f", {status.pending:,} pending" if status.pending else ""
         return _Judged(Verdict.ALERT, f"{facts.alert.name}: {fires}{pending}")
+    if isinstance(facts.alert, EventAlert):
+        return _event(f"{facts.alert.name} {facts.asked}", None, facts)
     summary = f"{facts.alert.name} {facts.asked} does not fire, and no notification of it is kept"
     return _Judged(Verdict.UNSEEN, summary, (_history(facts),))
 
@@ -147,7 +157,8 @@ def _present(name: str, alert: RowAlert, facts: Facts) -> _Judged:
 
 
 def _missing(name: str, alert: RowAlert, newest: Record | None, facts: Facts) -> _Judged:
-    why = f"no row of this key is in {_origin(alert)}{_as_of(facts)}"
+    which = f"with {pairs(facts.found.pairs)}" if facts.found.pairs else "of this key"
+    why = f"no row {which} is in {_origin(alert)}{_as_of(facts)}"
     if newest is None:
         summary = f"{name} does not fire, and no notification of it is kept"
         return _Judged(Verdict.UNSEEN, summary, (why, _history(facts)))

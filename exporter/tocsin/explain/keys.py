@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from tocsin.errors import TocsinError
@@ -52,6 +52,8 @@ class Found:
     fingerprint: str | None = None
     matches: int = 0
     nearest: Sequence[Candidate] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    """What was asked about, by column; empty for a fingerprint."""
 
 
 def candidate(fingerprint: str, columns: Columns, row: Row, phase: Phase | None = None) -> Candidate:
@@ -77,15 +79,16 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
     pairs = _pairs(asked.values, key, known.values())
     matches = [one for one in known.values() if all(one.texts.get(name) == text for name, text in pairs.items())]
     if len(matches) == 1:
-        return Found(fingerprint=matches[0].fingerprint, matches=1)
+        return Found(fingerprint=matches[0].fingerprint, matches=1, pairs=pairs)
+    nearest = matches[:NEAREST] or _nearest(pairs, known.values()) or [*known.values()][:NEAREST]
     if not matches and hashed and key and pairs.keys() == {*key}:
         name = fingerprint(alert, [pairs[column] for column in key])
-        return Found(fingerprint=name, nearest=_nearest(pairs, known.values()))
-    return Found(matches=len(matches), nearest=matches[:NEAREST] or _nearest(pairs, known.values()))
+        return Found(fingerprint=name, nearest=nearest, pairs=pairs)
+    return Found(matches=len(matches), nearest=nearest, pairs=pairs)
 
 
 def shown(one: Candidate, key: Sequence[str]) -> dict[str, str | None]:
-    """The key of a candidate by column; of an alert without key columns the whole row."""
+    """The key of a candidate by column; without key columns the whole row."""
     return {name: one.texts.get(name) for name in key or one.texts}
 
 

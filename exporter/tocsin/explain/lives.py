@@ -121,6 +121,8 @@ def _silenced(record: Record, silence: Silence | None, now: float) -> tuple[list
 def _failed(record: Record) -> list[str]:
     if not record.reason:
         return []
+    if not record.attempts:  # the receiver refuses everything, or asked to wait: that does not count
+        return [f"the last attempt failed: {_why(record)}"]
     return [f"{counted(record.attempts, 'attempt', 'attempts')} failed, the last one for: {_why(record)}"]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tocsin.alert import Alert
+from tocsin.explain.alerts import identifying
 from tocsin.explain.explanation import Explanation, Life, RouteExplanation, Step
 from tocsin.explain.keys import shown
 from tocsin.exposition import AlertStatus
@@ -16,7 +17,7 @@ _MOST = 50
 
 def explanation(found: Explanation, alert: Alert) -> Json:
     """Return an explanation of a key."""
-    view = RowView(alert, found.columns)
+    view, key = RowView(alert, found.columns), identifying(alert)
     row = {"labels": {}, "value": None, "row": None} if found.row is None else view.shown(found.row)
     return {
         "alert": found.alert,
@@ -36,7 +37,11 @@ def explanation(found: Explanation, alert: Alert) -> Json:
         "next": [_step(one) for one in found.next],
         "unknown": [*found.unknown],
         "nearest": [
-            {"key": shown(one, alert.key), "fingerprint": one.fingerprint, "phase": one.phase and one.phase.value}
+            {
+                "key": shown(one, key),
+                "fingerprint": one.fingerprint,
+                "phase": one.phase and one.phase.value,
+            }
             for one in found.nearest
         ],
     }
