@@ -1,6 +1,5 @@
 """How long the topics of Kafka keep their records."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,24 +12,19 @@ async def kept(
 ) -> Sequence[Finding]:
     """Check the retention of topics. `topics`: name -> place of the alert. `rows`: whether they hold the latest value
     of each key, or else events."""
-    from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined] # its stubs do not export it
-
     from tocsin.sources.kafka.consuming import consumer_thread
+    from tocsin.sources.kafka.inspection import kept as asked
 
-    found = []
     async with consumer_thread(name, settings, {}) as consumer:
-        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
-        answers = consumer.admin().describe_configs(asked, request_timeout=settings.connect_timeout)
-        for resource, answer in answers.items():
-            report = Report(topics[resource.name], "retention")
-            try:
-                values = await asyncio.wrap_future(answer)
-            except Exception as error:  # noqa: BLE001 - the library's; a user may lack the right to ask
-                found.append(report.skipped(f"the brokers do not say how long {resource.name} keeps records: {error}"))
-                continue
-            policy, milliseconds = values["cleanup.policy"].value, int(values["retention.ms"].value)
-            judge = judged_rows if rows else judged_events
-            found.append(judge(report, resource.name, policy, milliseconds, downtime))
+        answers = await asked(consumer, topics)
+    judge = judged_rows if rows else judged_events
+    found = []
+    for topic, answer in answers.items():
+        report = Report(topics[topic], "retention")
+        if isinstance(answer, str):
+            found.append(report.skipped(answer))
+        else:
+            found.append(judge(report, topic, *answer, downtime))
     return found
 
 

@@ -1,11 +1,14 @@
-"""Requests of `check --online`: the rights of the user, and the latest records of a topic. They change nothing and join
-no group."""
+"""Requests of `check --online` and `doctor`: the rights of the user, how long topics keep records, and the latest
+records of a topic. They change nothing and join no group."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined] # its stubs do not export it
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs do not export them
+    AclOperation,
+    ConfigResource,
+)
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, GROUP_FORBIDDEN, cause
@@ -51,6 +54,22 @@ async def _group_is_refused(consumer: ConsumerThread) -> bool:
         fault = cause(error)
         return fault is not None and fault.code() == GROUP_FORBIDDEN
     return allowed is not None and AclOperation.READ not in allowed
+
+
+async def kept(consumer: ConsumerThread, topics: Iterable[str]) -> dict[str, tuple[str, int] | str]:
+    """Return `cleanup.policy` and `retention.ms` of topics, or why they cannot be known."""
+    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+    answers = consumer.admin().describe_configs(asked, request_timeout=consumer.config.connect_timeout)
+    found: dict[str, tuple[str, int] | str] = {}
+    for resource, answer in answers.items():
+        try:
+            values = await asyncio.wrap_future(answer)
+            found[resource.name] = values["cleanup.policy"].value, int(values["retention.ms"].value)
+        except KafkaException as error:  # the user may lack the right to ask
+            fault = cause(error)
+            why = error if fault is None else consumer.error(fault, resource.name, "DESCRIBE_CONFIGS")
+            found[resource.name] = str(why)
+    return found
 
 
 async def latest(consumer: ConsumerThread, topic: str) -> list[Message]:
