@@ -21,6 +21,7 @@ SECTIONS = {
     "The bad night": 7,
     "Explanations": 9,
     "The status page": 10,
+    "Documentation and Python": 8,
 }
 """Section -> number of promises."""
 
