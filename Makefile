@@ -71,5 +71,5 @@ lock: $(READY)  ## solve the dependencies again
 	  exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml --all-extras --group dev --group docs \
 	  --no-emit-package tocsin --no-emit-package tocsin-producer -o requirements.lock
 
-clean:  ## remove the local environment and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove the local environment, the built site and caches
+	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
