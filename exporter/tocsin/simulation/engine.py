@@ -236,6 +236,8 @@ class Simulation:
         if self._reachable[source].down is None and not up:
             error = SourceError("the source is down", SourceReason.DISCONNECTED)
             for relation in self._relations[source].values():
+                if relation.frontier < self.moment:  # until now it was up, and so it made progress
+                    relation.change(self.moment - 1, [])
                 relation.disconnect(error)
             self._events[source].disconnect(error)
         self._reachable[source].set(up=up)
