@@ -243,6 +243,7 @@ class FakeProcess:
             name=name,
             labels={"customer": "customer"},
             static_labels={},
+            key=("customer",),
             value="total",
             annotations={} if self.summary is None else {"summary": self.summary, "description": "long"},
         )
