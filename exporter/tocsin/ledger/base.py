@@ -421,7 +421,7 @@ class Ledger(Outbox, Protocol):
 
     async def close_silences(self) -> list[Silence]:
         """Close the silences whose end has come: drop what came and went while they held it, and make the rest pending
-        again, in order. Returns those that this call has closed."""
+        again, in order, in small steps. Returns those that this call has closed."""
         ...
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:

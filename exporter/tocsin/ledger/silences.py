@@ -8,9 +8,10 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tocsin.ledger.base import SILENCED, Judged
+from tocsin.ledger.opening import one
 from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.records import order_again
 from tocsin.ledger.windows import Key
@@ -26,24 +27,28 @@ HELD = """
         SELECT 1 FROM firings AS f
         WHERE f.alert = t.alert AND f.fingerprint = t.fingerprint AND f.started_at = t.started_at
       ) OR EXISTS (
-        SELECT 1 FROM transitions AS u JOIN notifications AS m ON m.transition = u.id
+        SELECT 1 FROM transitions AS u CROSS JOIN notifications AS m
         WHERE u.fingerprint = t.fingerprint AND u.started_at = t.started_at AND u.alert = t.alert
-          AND m.channel = n.channel AND m.status = 'pending')
-    FROM {} JOIN transitions AS t ON t.id = n.transition {}
+          AND m.transition = u.id AND m.channel = n.channel AND {is_pending})
+    FROM {rows} JOIN transitions AS t ON t.id = n.transition {where}
 """
 """Held notifications. Whether each goes on: see `tocsin.silences.ending.Held`."""
+_IS_PENDING = "+m.status = 'pending'"
+"""Without the sign, an index of everything pending would be read for each row."""
 _OF_ROWS = HELD.format(
-    "json_each(?2) AS asked CROSS JOIN transitions AS t0 ON t0.fingerprint = asked.value"
+    is_pending=_IS_PENDING,
+    rows="json_each(?2) AS asked CROSS JOIN transitions AS t0 ON t0.fingerprint = asked.value"
     " CROSS JOIN notifications AS n ON n.transition = t0.id",
-    "WHERE n.channel = ?1 AND n.status = 'held' ORDER BY n.seq",
+    where="WHERE n.channel = ?1 AND +n.status = 'held' ORDER BY n.seq",
 )
-_OF_SILENCES = HELD.format(
-    "notifications AS n",
-    "WHERE n.status = 'held' AND t.fingerprint IN (SELECT o.fingerprint FROM notifications AS m"
-    " JOIN transitions AS o ON o.id = m.transition"
-    " WHERE m.status = 'held' AND m.silence IN (SELECT value FROM json_each(?))) ORDER BY n.seq",
+_OF_ALL_CHANNELS = HELD.format(
+    is_pending=_IS_PENDING,
+    rows="json_each(?) AS asked CROSS JOIN transitions AS t0 ON t0.fingerprint = asked.value"
+    " CROSS JOIN notifications AS n ON n.transition = t0.id",
+    where="WHERE +n.status = 'held' ORDER BY n.seq",
 )
-"""With what other silences hold of the same rows."""
+STEP = 500
+"""Held notifications that one transaction sends on or drops, and those of the same rows: others do not wait long."""
 
 
 def silence_of(row: Sequence[Any]) -> Silence:
@@ -124,7 +129,7 @@ def end(db: sqlite3.Connection, id_: str, now: float) -> bool:
 
 _HOLD = """
     UPDATE notifications SET status = 'held', silence = ?1, ready_at = NULL WHERE seq = ?2 AND status = 'pending'
-      AND EXISTS (SELECT 1 FROM silences WHERE id = ?1 AND closed_at IS NULL)
+      AND EXISTS (SELECT 1 FROM silences WHERE id = ?1 AND closed_at IS NULL AND ends_at > ?3)
     RETURNING channel, ordering_key
 """
 
@@ -134,7 +139,7 @@ def withhold(db: sqlite3.Connection, channel: str, judged: Judged, now: float) -
     gone: set[int] = set()
     freed = set()
     for seq, silence in judged.held.items():
-        if (key := db.execute(_HOLD, (silence, seq)).fetchone()) is not None:
+        if (key := db.execute(_HOLD, (silence, seq, now)).fetchone()) is not None:
             gone.add(seq)
             freed.add(key)
     make_ready(db, freed)
@@ -162,18 +167,36 @@ def waiting(judged: Judged, before: Iterable[Held]) -> set[Key]:
     return {(one.channel, one.ordering_key) for one in judged.passing if one.transition.fingerprint in rows}
 
 
-def close(db: sqlite3.Connection, now: float) -> list[Silence]:
-    """See `Ledger.close_silences`."""
-    closed = db.execute(
-        "UPDATE silences SET closed_at = ? WHERE closed_at IS NULL AND ends_at <= ? RETURNING id", (now, now)
-    ).fetchall()
-    ids = json.dumps([id_ for (id_,) in closed])
-    found = [held_of(row) for row in db.execute(_OF_SILENCES, (ids,))]
+class Closing(NamedTuple):
+    """One step of closing silences."""
+
+    closed: Silence | None = None
+    """What is closed now: nothing that it held is left."""
+    more: bool = False
+    """Whether there is another step."""
+
+
+_ENDED = "SELECT id FROM silences WHERE closed_at IS NULL AND ends_at <= ? ORDER BY ends_at, id LIMIT 1"
+_PAGE = """
+    SELECT DISTINCT t.fingerprint FROM (
+      SELECT transition FROM notifications WHERE status = 'held' AND silence = ? ORDER BY channel, created_at LIMIT ?
+    ) AS page JOIN transitions AS t ON t.id = page.transition
+"""
+
+
+def close(db: sqlite3.Connection, now: float) -> Closing:
+    """Send on or drop some of what an ended silence holds; see `Ledger.close_silences`."""
+    if (id_ := one(db, _ENDED, now)) is None:
+        return Closing()
+    rows = [fingerprint for (fingerprint,) in db.execute(_PAGE, (id_, STEP))]
+    if not rows:
+        db.execute("UPDATE silences SET closed_at = ? WHERE id = ?", (now, id_))
+        return Closing(silence_of(db.execute(f"{SILENCE} WHERE id = ?", (id_,)).fetchone()), more=True)
+    found = [held_of(row) for row in db.execute(_OF_ALL_CHANNELS, (json.dumps(rows),))]
     why = came_and_went(found)
-    _drop(db, [one for one in found if one.seq in why], why, now)
-    _free(db, [one for one in found if one.seq not in why and (one.silence,) in closed], now, passes=False)
-    rows = db.execute(f"{SILENCE} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY ends_at", (ids,))  # noqa: S608 - constant
-    return [silence_of(row) for row in rows]
+    _drop(db, [each for each in found if each.seq in why], why, now)
+    _free(db, [each for each in found if each.seq not in why and each.silence == id_], now, passes=False)
+    return Closing(more=True)
 
 
 def _drop(db: sqlite3.Connection, held: Sequence[Held], why: Mapping[int, str], now: float) -> None:

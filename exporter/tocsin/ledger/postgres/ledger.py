@@ -284,8 +284,10 @@ class PostgresLedger:
     # Maintenance.
 
     async def close_silences(self) -> list[Silence]:
-        now = self._clock()
-        closed = await self._change(lambda db: silences.close(db, now))
+        now, closed, step = self._clock(), list[Silence](), silences.Closing(more=True)
+        while step.more:
+            step = await self._change(lambda db: silences.close(db, now))
+            closed += [step.closed] if step.closed else []
         await self._read_silences()
         return closed
 

@@ -162,10 +162,13 @@ _RETRY = """
     RETURNING channel, ordering_key
 """
 _HOLD_BACK = """
-    UPDATE notifications AS n SET ready_at = NULL FROM keys(%s) AS asked
-    WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
-      AND n.ready_at IS NOT NULL
+    UPDATE notifications SET ready_at = NULL WHERE seq IN (
+      SELECT ready.seq FROM keys(%s) AS a, LATERAL (
+        SELECT n.seq FROM notifications AS n
+        WHERE n.channel = a.channel AND n.ordering_key = a.ordering_key AND n.status = 'pending'
+          AND n.ready_at + 0 IS NOT NULL OFFSET 0) AS ready)
 """
+"""`OFFSET` has each key looked up by itself, and the sum keeps the index of everything sendable out of it."""
 _DROP = """
     UPDATE notifications SET status = 'dropped', settled_at = %s, request = NULL, owner = NULL
     WHERE id = ANY(%s) AND status IN ('dead', 'pending', 'held')

@@ -8,22 +8,43 @@ from tocsin.ledger.postgres.outbox import make_ready
 from tocsin.ledger.postgres.records import order_again
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import names_text, rows_text, storable
-from tocsin.ledger.silences import HELD, SILENCE, by_silence, earlier, held_of, silence_of, values, waiting
+from tocsin.ledger.silences import (
+    HELD,
+    SILENCE,
+    STEP,
+    Closing,
+    by_silence,
+    earlier,
+    held_of,
+    silence_of,
+    values,
+    waiting,
+)
 from tocsin.silences import Silence
 from tocsin.silences.ending import Held, came_and_went
 
+_IS_PENDING = "m.status IS NOT DISTINCT FROM 'pending'"
+_IS_HELD = "n.status IS NOT DISTINCT FROM 'held'"
+"""As in `outbox.py`: with `=`, an index of everything pending, or held, would be read for each row."""
+_ASKED = """
+    WHERE n.seq = ANY(ARRAY(
+      SELECT m.seq FROM unnest(%s::text[]) AS asked (row),
+        LATERAL (SELECT id FROM transitions WHERE fingerprint = asked.row OFFSET 0) AS u,
+        LATERAL (SELECT seq FROM notifications WHERE transition = u.id OFFSET 0) AS m
+    ))
+"""
+"""Of rows by their fingerprints. `OFFSET` has each looked up by itself: tables that have just grown look small."""
+_OF_ALL_CHANNELS = HELD.format(
+    is_pending=_IS_PENDING,
+    rows="notifications AS n",
+    where=f"{_ASKED} AND {_IS_HELD} ORDER BY n.seq FOR UPDATE OF n",
+)
 _OF_ROWS = HELD.format(
-    "transitions AS t0 JOIN notifications AS n ON n.transition = t0.id",
-    "WHERE t0.fingerprint = ANY(%s) AND n.channel = %s AND n.status = 'held' ORDER BY n.seq FOR UPDATE OF n",
+    is_pending=_IS_PENDING,
+    rows="notifications AS n",
+    where=f"{_ASKED} AND n.channel = %s AND {_IS_HELD} ORDER BY n.seq FOR UPDATE OF n",
 )
-_OF_SILENCES = HELD.format(
-    "notifications AS n",
-    "WHERE n.status = 'held' AND t.fingerprint IN (SELECT o.fingerprint FROM notifications AS m"
-    " JOIN transitions AS o ON o.id = m.transition"
-    " WHERE m.status = 'held' AND m.silence = ANY(%s)) ORDER BY n.seq FOR UPDATE OF n",
-)
-"""With what other silences hold of the same rows."""
-_OPEN = "SELECT id FROM silences WHERE id = ANY(%s) AND closed_at IS NULL ORDER BY id FOR UPDATE"
+_OPEN = "SELECT id FROM silences WHERE id = ANY(%s) AND closed_at IS NULL AND ends_at > %s ORDER BY id FOR UPDATE"
 """Who closes one of them waits until the end of this transaction, and then finds what it holds."""
 
 # Reading.
@@ -80,7 +101,7 @@ async def withhold(db: Transaction, channel: str, judged: Judged, now: float, ow
     """See `Outbox.withhold`."""
     gone: set[int] = set()
     if judged.held:
-        found = await db.get(_OPEN, (sorted({*judged.held.values()}),))
+        found = await db.get(_OPEN, (sorted({*judged.held.values()}), now))
         still = {id_ for (id_,) in found.rows}
         given = [(seq, silence) for seq, silence in sorted(judged.held.items()) if silence in still]
         held = await db.get(_HOLD, (rows_text(("seq", "silence"), given),))
@@ -103,21 +124,34 @@ async def withhold(db: Transaction, channel: str, judged: Judged, now: float, ow
 _RELEASE = "UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s"
 
 
-async def close(db: Transaction, now: float) -> Callable[[], list[Silence]]:
-    """See `Ledger.close_silences`."""
-    closed = await db.get(
-        "UPDATE silences SET closed_at = %s WHERE closed_at IS NULL AND ends_at <= %s RETURNING id", (now, now)
-    )
-    if not closed.rows:
-        return list
-    ids = [id_ for (id_,) in closed.rows]
-    rows = await db.get(_OF_SILENCES, (ids,))
-    held = [held_of(row) for row in rows.rows]
-    why = came_and_went(held)
-    _drop(db, [one for one in held if one.seq in why], why, now)
-    _free(db, [one for one in held if one.seq not in why and one.silence in ids], now, passes=False)
-    found = db.add(f"{SILENCE} WHERE id = ANY(%s)", (ids,))
-    return lambda: sorted((silence_of(row) for row in found.rows), key=lambda one: one.ends_at)
+_ENDED = """
+    SELECT id FROM silences WHERE closed_at IS NULL AND ends_at <= %s ORDER BY ends_at, id LIMIT 1
+    FOR UPDATE SKIP LOCKED
+"""
+_PAGE = """
+    SELECT DISTINCT t.fingerprint FROM (
+      SELECT transition FROM notifications WHERE status = 'held' AND silence = %s ORDER BY channel, created_at LIMIT %s
+    ) AS page JOIN transitions AS t ON t.id = page.transition
+"""
+
+
+async def close(db: Transaction, now: float) -> Callable[[], Closing]:
+    """Send on or drop some of what an ended silence holds; see `Ledger.close_silences`."""
+    ended = await db.get(_ENDED, (now,))
+    if not ended.rows:  # or another process is about it
+        return Closing
+    id_ = ended.rows[0][0]
+    page = await db.get(_PAGE, (id_, STEP))
+    if not page.rows:
+        db.add("UPDATE silences SET closed_at = %s WHERE id = %s", (now, id_))
+        closed = db.add(f"{SILENCE} WHERE id = %s", (id_,))
+        return lambda: Closing(silence_of(closed.rows[0]), more=True)
+    rows = await db.get(_OF_ALL_CHANNELS, (names_text(fingerprint for (fingerprint,) in page.rows),))
+    found = [held_of(row) for row in rows.rows]
+    why = came_and_went(found)
+    _drop(db, [one for one in found if one.seq in why], why, now)
+    _free(db, [one for one in found if one.seq not in why and one.silence == id_], now, passes=False)
+    return lambda: Closing(more=True)
 
 
 _DROP = """
