@@ -14,7 +14,8 @@ from support.postgres import Database
 from support.tocsin import command, running
 from tocsin.errors import LedgerError
 from tocsin.ledger import postgres, sqlite, sqlite_tables
-from tocsin.ledger.base import EventCommit, Filter, Judged, Ledger, Occurrence, Status
+from tocsin.ledger.base import EventCommit, Filter, Ledger, Occurrence, Status
+from tocsin.ledger.silencing import Judged
 from tocsin.ledger.tables import TABLES, Row, Table, copy
 from tocsin.model import Address
 from tocsin.silences import Silence, parse

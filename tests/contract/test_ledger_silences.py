@@ -6,7 +6,8 @@ from pathlib import Path
 
 from support.clock import Clock
 from support.ledger import OpenLedger, commit, delivered, fired, firing, record, sendable, settlement, transition
-from tocsin.ledger.base import SILENCED, Filter, Judged, Ledger, Status
+from tocsin.ledger.base import SILENCED, Filter, Ledger, Status
+from tocsin.ledger.silencing import Judged
 from tocsin.model import Address, Kind, Notification
 from tocsin.silences import Silence, State, parse
 

@@ -9,7 +9,8 @@ import pytest
 from support.clock import Clock
 from support.ledger import fired
 from support.web import Client, FakeProcess, Start, error
-from tocsin.ledger.base import Judged, Ledger
+from tocsin.ledger.base import Ledger
+from tocsin.ledger.silencing import Judged
 from tocsin.ledger.sqlite import open_ledger
 
 SILENCE = {"matchers": '{alertname="late",customer=~"A.*"}', "for": "2h", "reason": "the warehouse moves"}

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from tocsin.dispatch.base import Setup
-from tocsin.ledger.base import Judged
+from tocsin.ledger.silencing import Judged
 from tocsin.model import Kind, Notification
 from tocsin.silences import Silence, first_match
 

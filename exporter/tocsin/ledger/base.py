@@ -4,7 +4,7 @@ Implemented for SQLite by `tocsin.ledger.sqlite`. Times are wall-clock seconds u
 named. `seq` is the ledger's number of a notification, rising in the order of commits.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
@@ -13,8 +13,8 @@ from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
 from tocsin.ledger.sharing import Sharing
+from tocsin.ledger.silencing import Silencing, Withholding
 from tocsin.model import Address, Columns, Kind, Notification, Row, Transition
-from tocsin.silences import OpenSilences, Silence
 
 Routed: TypeAlias = tuple[Transition, Sequence[Address]]
 """A transition and where it goes."""
@@ -246,17 +246,7 @@ class Backlog:
     """When the oldest of them was written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What silences mean for claimed notifications of one channel. All are those that are about to be sent."""
-
-    held: Mapping[int, str]
-    """Silence by `seq`: these are held."""
-    passing: Sequence[Notification]
-    """These are not silenced."""
-
-
-class Outbox(Protocol):
+class Outbox(Withholding, Protocol):
     """What a dispatcher needs of a ledger.
 
     A notification that was claimed is not returned by another claim, of any process, until it is settled or released,
@@ -265,8 +255,6 @@ class Outbox(Protocol):
 
     sharing: Sharing
     """The place of this process among others."""
-    silences: OpenSilences
-    """The silences, as this process knows them."""
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
         """Release all claims on a channel. What was written until `since` is not sent before `ready_at`: the process
@@ -323,18 +311,12 @@ class Outbox(Protocol):
         receiver has seen the digest, so the first part needs another idempotency key."""
         ...
 
-    async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
-        """Hold claimed notifications, except for silences that have been closed meanwhile, and end their claims.
-        Held notifications of the row of one that passes go before it: they become pending, to pass as well, without
-        what came and went. Returns by `seq` what is not to be sent now: what is held, and what passes after others."""
-        ...
-
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         """The ids of this episode that the channel has delivered before, oldest first."""
         ...
 
 
-class Ledger(Outbox, Protocol):
+class Ledger(Outbox, Silencing, Protocol):
     """What Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store fails."""
 
     @property
@@ -401,28 +383,7 @@ class Ledger(Outbox, Protocol):
         """Discard dead or pending notifications. Returns how many."""
         ...
 
-    async def silence(self, silence: Silence) -> None:
-        """Add a silence."""
-        ...
-
-    async def end_silence(self, id_: str) -> bool:
-        """End a silence now. Returns whether it had not ended."""
-        ...
-
-    async def list_silences(self) -> list[Silence]:
-        """All silences that are kept, newest first."""
-        ...
-
-    async def held(self) -> dict[str, dict[str, int]]:
-        """How many notifications each silence holds, by silence and channel."""
-        ...
-
     # Maintenance.
-
-    async def close_silences(self) -> list[Silence]:
-        """Close the silences whose end has come: drop what came and went while they held it, and make the rest pending
-        again, in order, in small steps. Returns those that this call has closed."""
-        ...
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         """Make dead letters of what is pending for a channel not among `channels`. Returns how many."""

@@ -5,19 +5,23 @@ A notification that is held has the status `held`, so that nothing which looks f
 
 import json
 import sqlite3
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from tocsin.ledger.base import SILENCED, Judged
+from tocsin.ledger.base import SILENCED
 from tocsin.ledger.opening import one
 from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.records import order_again
+from tocsin.ledger.silencing import Judged
 from tocsin.ledger.windows import Key
 from tocsin.model import Kind
-from tocsin.silences import Silence, parse
+from tocsin.silences import OpenSilences, Silence, parse
 from tocsin.silences.ending import Held, came_and_went
+
+T = TypeVar("T")
 
 SILENCE = """
     SELECT id, matchers, starts_at, ends_at, reason, made_by, created_at, closed_at, released, dropped FROM silences
@@ -176,6 +180,14 @@ class Closing(NamedTuple):
     """Whether there is another step."""
 
 
+async def all_closed(step: Callable[[], Awaitable[Closing]]) -> list[Silence]:
+    """Take one step after another. Returns what was closed."""
+    closed = []
+    while (made := await step()).more:
+        closed += [made.closed] if made.closed else []
+    return closed
+
+
 _ENDED = "SELECT id FROM silences WHERE closed_at IS NULL AND ends_at <= ? ORDER BY ends_at, id LIMIT 1"
 _PAGE = """
     SELECT DISTINCT t.fingerprint FROM (
@@ -223,3 +235,41 @@ def _count(db: sqlite3.Connection, column: str, held: Iterable[Held]) -> None:
         f"UPDATE silences SET {column} = {column} + ? WHERE id = ?",  # noqa: S608 - fixed names
         ((count, silence) for silence, count in counts.items()),
     )
+
+
+class KeepsSilences(ABC):
+    """See `tocsin.ledger.silencing.Silencing`. A part of the ledger in a file."""
+
+    silences: OpenSilences
+    _clock: Callable[[], float]
+
+    @abstractmethod
+    async def _change(self, job: Callable[[sqlite3.Connection], T]) -> T: ...
+
+    @abstractmethod
+    async def _search(self, job: Callable[[sqlite3.Connection], T]) -> T: ...
+
+    async def silence(self, silence: Silence) -> None:
+        await self._change(lambda db: add(db, silence))
+        await self._read_silences()
+
+    async def end_silence(self, id_: str) -> bool:
+        now = self._clock()
+        ended = await self._change(lambda db: end(db, id_, now))
+        await self._read_silences()
+        return ended
+
+    async def list_silences(self) -> list[Silence]:
+        return await self._search(listed)
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        return await self._search(held)
+
+    async def close_silences(self) -> list[Silence]:
+        now = self._clock()
+        closed = await all_closed(lambda: self._change(lambda db: close(db, now)))
+        await self._read_silences()
+        return closed
+
+    async def _read_silences(self) -> None:
+        self.silences.all = await self._search(unclosed)

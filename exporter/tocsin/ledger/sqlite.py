@@ -19,7 +19,6 @@ from tocsin.ledger.base import (
     Episode,
     EventCommit,
     Filter,
-    Judged,
     Line,
     Occurrence,
     Record,
@@ -32,14 +31,15 @@ from tocsin.ledger.queue import Queue
 from tocsin.ledger.reader import Reader
 from tocsin.ledger.rows import Shapes, firing_of, firing_values
 from tocsin.ledger.sharing import Alone, Sharing
+from tocsin.ledger.silencing import Judged
 from tocsin.ledger.writer import Writer
 from tocsin.model import Notification
-from tocsin.silences import OpenSilences, Silence
+from tocsin.silences import OpenSilences
 
 T = TypeVar("T")
 
 
-class SqliteLedger:
+class SqliteLedger(silences.KeepsSilences):
     """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`.
 
     Every method passes a function of a connection, the job, to one of five helpers, which run it in another thread:
@@ -244,31 +244,7 @@ class SqliteLedger:
         now = self._clock()
         return await self._change(lambda db: records.drop(db, ids, now))
 
-    async def silence(self, silence: Silence) -> None:
-        await self._change(lambda db: silences.add(db, silence))
-        await self._read_silences()
-
-    async def end_silence(self, id_: str) -> bool:
-        now = self._clock()
-        ended = await self._change(lambda db: silences.end(db, id_, now))
-        await self._read_silences()
-        return ended
-
-    async def list_silences(self) -> list[Silence]:
-        return await self._search(silences.listed)
-
-    async def held(self) -> dict[str, dict[str, int]]:
-        return await self._search(silences.held)
-
     # Maintenance.
-
-    async def close_silences(self) -> list[Silence]:
-        now, closed, step = self._clock(), list[Silence](), silences.Closing(more=True)
-        while step.more:
-            step = await self._change(lambda db: silences.close(db, now))
-            closed += [step.closed] if step.closed else []
-        await self._read_silences()
-        return closed
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
@@ -312,9 +288,6 @@ class SqliteLedger:
             if notification.seq not in appended.blocked:
                 self._queues[notification.channel].committed(notification)
         return appended.notifications
-
-    async def _read_silences(self) -> None:
-        self.silences.all = await self._search(silences.unclosed)
 
     def _reset(self) -> None:
         for queue in self._queues.values():

@@ -16,7 +16,6 @@ from tocsin.ledger.base import (
     Episode,
     EventCommit,
     Filter,
-    Judged,
     Line,
     Occurrence,
     Record,
@@ -35,6 +34,7 @@ from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import firing_values
 from tocsin.ledger.sharing import Alone, Sharing
+from tocsin.ledger.silencing import Judged
 from tocsin.model import Columns, Notification
 from tocsin.silences import OpenSilences, Silence
 
@@ -44,7 +44,7 @@ _CLAIMED_AT_ONCE = 200
 """Notifications of a channel that are claimed with their commit, so that they are sent without another transaction."""
 
 
-class PostgresLedger:
+class PostgresLedger(silences.KeepsSilences):
     """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`.
 
     As in `SqliteLedger`, `_read` runs a job on one connection and `_write`, `_keep` and `_change` on another, in the
@@ -265,31 +265,7 @@ class PostgresLedger:
         now = self._clock()
         return await self._change(lambda db: records.drop(db, ids, now))
 
-    async def silence(self, silence: Silence) -> None:
-        await self._change(plain(lambda db: silences.add(db, silence)))
-        await self._read_silences()
-
-    async def end_silence(self, id_: str) -> bool:
-        now = self._clock()
-        ended = await self._change(lambda db: silences.end(db, id_, now))
-        await self._read_silences()
-        return ended
-
-    async def list_silences(self) -> list[Silence]:
-        return await self._read(answering(silences.listed))
-
-    async def held(self) -> dict[str, dict[str, int]]:
-        return await self._read(answering(silences.held))
-
     # Maintenance.
-
-    async def close_silences(self) -> list[Silence]:
-        now, closed, step = self._clock(), list[Silence](), silences.Closing(more=True)
-        while step.more:
-            step = await self._change(lambda db: silences.close(db, now))
-            closed += [step.closed] if step.closed else []
-        await self._read_silences()
-        return closed
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
@@ -345,9 +321,6 @@ class PostgresLedger:
             else:
                 queue.changed()
         return appended.notifications
-
-    async def _read_silences(self) -> None:
-        self.silences.all = (await self._read(changes))[1]
 
     def _reset(self) -> None:
         for queue in self._queues.values():

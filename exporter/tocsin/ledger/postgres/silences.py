@@ -1,18 +1,21 @@
 """Silences and what they hold, as in `tocsin.ledger.silences`."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from tocsin.ledger.base import SILENCED, Judged
+from tocsin.ledger.base import SILENCED
 from tocsin.ledger.postgres.outbox import make_ready
 from tocsin.ledger.postgres.records import order_again
-from tocsin.ledger.postgres.transaction import Transaction
+from tocsin.ledger.postgres.transaction import Job, Transaction, answering, plain
 from tocsin.ledger.postgres.values import names_text, rows_text, storable
 from tocsin.ledger.silences import (
     HELD,
     SILENCE,
     STEP,
     Closing,
+    all_closed,
     by_silence,
     earlier,
     held_of,
@@ -20,8 +23,11 @@ from tocsin.ledger.silences import (
     values,
     waiting,
 )
-from tocsin.silences import Silence
+from tocsin.ledger.silencing import Judged
+from tocsin.silences import OpenSilences, Silence
 from tocsin.silences.ending import Held, came_and_went
+
+T = TypeVar("T")
 
 _IS_PENDING = "m.status IS NOT DISTINCT FROM 'pending'"
 _IS_HELD = "n.status IS NOT DISTINCT FROM 'held'"
@@ -179,3 +185,41 @@ def _free(db: Transaction, held: Sequence[Held], now: float, *, passes: bool) ->
 def _count(db: Transaction, column: str, held: Iterable[Held]) -> None:
     for silence, count in sorted(Counter(one.silence for one in held).items()):
         db.add(f"UPDATE silences SET {column} = {column} + %s WHERE id = %s", (count, silence))  # noqa: S608 - fixed names
+
+
+class KeepsSilences(ABC):
+    """See `tocsin.ledger.silencing.Silencing`. A part of the ledger in PostgreSQL."""
+
+    silences: OpenSilences
+    _clock: Callable[[], float]
+
+    @abstractmethod
+    async def _change(self, job: Job[T]) -> T: ...
+
+    @abstractmethod
+    async def _read(self, job: Job[T]) -> T: ...
+
+    async def silence(self, silence: Silence) -> None:
+        await self._change(plain(lambda db: add(db, silence)))
+        await self._read_silences()
+
+    async def end_silence(self, id_: str) -> bool:
+        now = self._clock()
+        ended = await self._change(lambda db: end(db, id_, now))
+        await self._read_silences()
+        return ended
+
+    async def list_silences(self) -> list[Silence]:
+        return await self._read(answering(listed))
+
+    async def held(self) -> dict[str, dict[str, int]]:
+        return await self._read(answering(held))
+
+    async def close_silences(self) -> list[Silence]:
+        now = self._clock()
+        closed = await all_closed(lambda: self._change(lambda db: close(db, now)))
+        await self._read_silences()
+        return closed
+
+    async def _read_silences(self) -> None:
+        self.silences.all = await self._read(answering(unclosed))
