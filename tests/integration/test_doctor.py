@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from support.kafka import Kafka, new_topic
+from support.kafka import Kafka, login, new_topic
 from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
 from support.receiver import Answer, Receiver
@@ -198,18 +198,22 @@ async def test_refused_reload_is_an_error(database: Database, tmp_path: Path) ->
 
 async def test_retention_of_topics_is_asked(broker: Kafka, tmp_path: Path) -> None:
     """A topic of events that keeps them for a minute, and one of rows that deletes them."""
+    user = {name: str(value) if isinstance(value, Path) else value for name, value in login(broker).items()}
     topics = {name: new_topic(broker, retention_ms="60000") for name in ("events", "rows")}
     whole = config("postgresql://ann@127.0.0.1:9/shop", "http://127.0.0.1:9/")
     whole["sources"] = {
         "events": {"type": "kafka", "bootstrap_servers": [broker.brokers]},
         "rows": {"type": "kafka", "bootstrap_servers": [broker.brokers], "state": True, "columns": {"id": "integer"}},
+        "refused": {"type": "kafka", "bootstrap_servers": [broker.guarded], **user},
     }
+    topics["refused"] = topics["events"]
     whole["alerts"] = {
         name: {"source": name, "topic": topics[name], "key": ["id"], "notify": ["hook"]} for name in topics
     }
     _, found = await doctor(tmp_path, whole, "--url", "http://127.0.0.1:9")
     assert "keeps events for 1m: after a longer downtime" in found["alerts.events", "retention", "warning"]
     assert "deletes records after 1m" in found["alerts.rows", "retention", "warning"]
+    assert "DESCRIBE_CONFIGS" in found["alerts.refused", "retention", "skipped"]
 
 
 async def test_pooler_before_a_subscription_is_a_warning(server: Postgres, database: Database) -> None:

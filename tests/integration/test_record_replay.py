@@ -91,6 +91,7 @@ async def test_replay_notifies_what_the_live_run_did(shop: Database, receiver: R
     assert [kind for _, kind, _ in live] == ["fired", "updated", "resolved", "fired", "event", "event"]
     assert await replayed(tmp_path, whole, file) == live
     assert not Recording(file).cut_off
+    assert file.stat().st_mode & 0o077 == 0  # no one else may read it
     assert await replayed(tmp_path, whole, file, "--alert", "signup") == live[-2:]
     # Faster than it happened, and not at once.
     began, length = time.monotonic(), Recording(file).overview.end - Recording(file).overview.start

@@ -1,6 +1,7 @@
 """`tocsin record`."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -32,7 +33,7 @@ def command(chosen: Namespace) -> Exit:
     lines = _connected(process, chosen.alert)
     header = next(lines)  # before the file is made: a process or an alert may not be there
     try:
-        file = path.open("xb")
+        file = open(path, "xb", opener=_for_the_owner)  # noqa: SIM115 - closed below
     except FileExistsError:
         raise TocsinError(f"{path}: exists already; name another file with -o") from None
     except OSError as error:
@@ -52,6 +53,10 @@ def command(chosen: Namespace) -> Exit:
         names = ", ".join(sorted(redaction.unseen))
         raise TocsinError(f"no row had a column {names}, so nothing was redacted under that name; check the spelling")
     return Exit.OK
+
+
+def _for_the_owner(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
 
 
 def _record(
