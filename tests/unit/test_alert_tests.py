@@ -16,6 +16,7 @@ from tocsin.cli import Exit, main
 from tocsin.config.document import parse
 from tocsin.simulation.cases import schema
 from tocsin.simulation.comparing import compared_series, same_number, series, values
+from tocsin.simulation.engine import Simulation
 from tocsin.simulation.tables import TableError, Types, parsed
 
 FOLDER = Path(__file__).parent / "alert_tests"
@@ -84,6 +85,20 @@ def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Pat
         "no test has 'nosuch' in its name",
         "tocsin: nosuch/report.xml: the report cannot be written: no such file or directory",
     ]
+
+
+def test_a_defect_fails_its_test_and_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(_: object) -> None:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Simulation, "begin", begin)
+    assert main(["test", str(Path("passes_test.yaml").resolve())]) == Exit.FAILED
+    shown = capsys.readouterr().out
+    assert "a defect of Tocsin: unexpected ZeroDivisionError in " in shown
+    assert "1 passed, 1 failed in" in shown
 
 
 def test_filter_selects_by_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,11 +157,11 @@ class Simulation:
         """Start Tocsin."""
         assert self._life is None
         self._killed = False
+        channels = {name: self._channel(channel) for name, channel in self.config.channels.items()}
         ledger: Ledger | None = None
         if self.config.needs_ledger:
             opened = await asyncio.to_thread(sqlite.open_ledger, self._file, durable=False, clock=self._wall)
             ledger = counted(opened)
-        channels = {name: self._channel(channel) for name, channel in self.config.channels.items()}
         self._life = Life(self.config, ledger, channels, self._source, wall=self._wall, ended=self._alarm.set)
         await self._life.begin()
         await self._sleep(self.now + _SETTLED)

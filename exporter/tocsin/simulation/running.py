@@ -11,6 +11,7 @@ from pathlib import Path
 from tocsin.channels.base import Delivered
 from tocsin.config import Config, load
 from tocsin.errors import ConfigError, Problem
+from tocsin.faults import unexpected
 from tocsin.settings import instead_of_files
 from tocsin.simulation import virtual
 from tocsin.simulation.cases import Expected, ExpectedNotification, Step, Tests, read
@@ -103,6 +104,13 @@ def run_case(tests: Tests, number: int, config: Config) -> Result:
             failures = virtual.run(_Run(tests, script, only(config, script.alerts), Path(folder)).run())
     except ConfigError as error:
         return Result(file=tests.path, name=case.name, line=line, problems=error.problems)
+    except Exception as error:
+        if os.environ.get("TOCSIN_DEBUG"):
+            raise
+        # The other tests run all the same.
+        text = f"a defect of Tocsin: {unexpected(error)}. Please report it; TOCSIN_DEBUG=1 shows the traceback"
+        defect = Problem(code="defect", file=str(tests.path), line=line, message=text)
+        return Result(file=tests.path, name=case.name, line=line, problems=[defect])
     seconds = time.perf_counter() - began
     return Result(file=tests.path, name=case.name, line=line, failures=failures, seconds=seconds)
 
