@@ -25,6 +25,8 @@ _PARTS = ("logo", "favicon")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sql": "sql", ".sh": "bash"}
 _PROSE = re.compile(r"^(?P<fence> *```).*?^ *```|`[^`\n]*`|\]\((?P<target>[^)\s]+)\)", re.MULTILINE | re.DOTALL)
 """A block of code, code in a line, or the target of a link."""
+_ITEM = re.compile(r"(?:[-*]|\d+\.) +")
+"""The mark of an item of a list."""
 
 
 def build(root: Path, folder: Path) -> list[str]:
@@ -78,7 +80,7 @@ def _copy(root: Path, to: Path, names: Sequence[str]) -> Iterator[str]:
             if path not in known:
                 known.add(path)
                 waiting.append(path)
-        copy.write_text(_PROSE.sub(partial(_shown, linked), text), encoding="utf-8")
+        copy.write_text(indented(_PROSE.sub(partial(_shown, linked), text)), encoding="utf-8")
 
 
 def _links(text: str) -> Iterator[str]:
@@ -100,6 +102,33 @@ def _shown(linked: Mapping[str, str], match: re.Match[str]) -> str:
 def _page_of(file: Path) -> str:
     """The name of the page that shows a text file. The generator leaves out files whose names begin with a dot."""
     return f"{file.name.lstrip('.')}.md"
+
+
+def indented(text: str) -> str:
+    """A page with what belongs to an item of a list indented by four spaces, and an empty line before each list.
+
+    A forge takes the width of the mark as the indentation, and needs no empty line. Python-Markdown does, also after an
+    item of several paragraphs.
+    """
+    lines: list[str] = []
+    items: list[int] = []  # where the text of each open item begins
+    fenced = apart = False  # in a block of code; whether the list has items of several paragraphs
+    for line in text.splitlines():
+        rest = line.lstrip(" ")
+        indent = len(line) - len(rest)
+        in_list = bool(items)
+        while items and rest and not fenced and indent < items[-1]:
+            items.pop()
+        base = items[-1] if items else 0
+        mark = _ITEM.match(rest) if not fenced and indent - base < 4 else None
+        apart = in_list and (apart or not rest or rest.startswith("```"))
+        if mark and lines and lines[-1] and (apart or not in_list):
+            lines.append("")
+        lines.append(" " * (4 * len(items) + max(0, indent - base)) + rest if rest else "")
+        if mark:
+            items.append(indent + len(mark[0]))
+        fenced ^= rest.startswith("```")
+    return "\n".join(lines) + "\n"
 
 
 def _copy_file(file: Path, copy: Path) -> None:

@@ -70,6 +70,59 @@ def test_mistakes_on_pages_are_found(tmp_path: Path) -> None:
     assert "A program." in (tmp_path / "build" / "site" / "code.py.html").read_text(encoding="utf-8")
 
 
+ON_A_FORGE = """Text:
+- a
+  more
+  ```sql
+  - not an item
+  ```
+- b
+  - c
+
+1. one
+
+   - deep
+2. two:
+
+   ```yaml
+   x:
+     - y
+   ```
+
+After
+"""
+IN_THE_SITE = """Text:
+
+- a
+    more
+    ```sql
+    - not an item
+    ```
+
+- b
+
+    - c
+
+1. one
+
+    - deep
+
+2. two:
+
+    ```yaml
+    x:
+      - y
+    ```
+
+After
+"""
+
+
+def test_lists_are_indented_for_the_site() -> None:
+    assert build_site.indented(ON_A_FORGE) == IN_THE_SITE
+    assert build_site.indented("```\n1. code\n   more\n```\n") == "```\n1. code\n   more\n```\n"
+
+
 def test_navigation_has_every_page() -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     listed = [*build_site.nav_pages(nav)]
