@@ -116,6 +116,7 @@ CLOCKS = {
     "SELECT id, CASE WHEN a < b THEN extract(epoch FROM now() - due) ELSE 0 END AS age FROM t UNION SELECT 1, 2": {
         "age": "now()"
     },
+    "CREATE VIEW a.b.c AS SELECT *, pg_catalog.now() - due AS at FROM a.b.d;": {"at": "now()"},
     'SELECT id, "now" AS age -- now()\n FROM orders': {},
     "SELECT id, count(*) AS age FROM orders WHERE now() > due GROUP BY id": {},
 }

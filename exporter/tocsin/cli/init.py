@@ -129,7 +129,8 @@ def _shown(config: Config, facts: Mapping[str, "Facts"], file: str | None, say: 
     from tocsin.cli.check import problems_of
     from tocsin.init.preview import previews
 
-    problems = asyncio.run(problems_of(config))
+    refused = [f"alerts.{name}: {one.refused}; change the view" for name, one in facts.items() if one.refused]
+    problems = [*map(str, asyncio.run(problems_of(config))), *refused]
     for problem in problems:
         say(f"to do: {problem}")
     if not problems:

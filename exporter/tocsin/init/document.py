@@ -11,7 +11,7 @@ from tocsin.init.connection import Connection
 from tocsin.init.facts import Facts, Inventory
 from tocsin.init.proposal import Proposal
 
-_PLAIN = re.compile(r"[A-Za-z_/.][\w./@-]*|[0-9]{1,5}")
+_PLAIN = re.compile(r"[A-Za-z_/.][\w./@-]*|[0-9]{1,5}|[0-9]+(\.[0-9]+){3}")
 _NOT_TEXT = re.compile(r"(?i)y|n|yes|no|on|off|true|false|null|[.]?nan|[.]inf")
 _LABEL = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = ("le", "quantile")

@@ -56,14 +56,14 @@ def connected(given: Given) -> tuple[Connection, Inventory]:
 
 def _reached(made: Connection, given: Given) -> tuple[Connection, Inventory]:
     try:
-        return made, asyncio.run(server.inventory(made.server()))
+        return made, asyncio.run(server.inventory(made.server(), given.relations))
     except SourceError as error:
         if error.reason is not SourceReason.AUTH or made.password or not given.asks:
             raise
         given.say(f"  {error}")
     password = terminal.ask("Password", "", terminal.filled, secret=True)
     made = replace(made, password=password)
-    return made, asyncio.run(server.inventory(made.server()))
+    return made, asyncio.run(server.inventory(made.server(), given.relations))
 
 
 def _is_open(port: int) -> bool:

@@ -222,7 +222,7 @@ def _warnings(facts: Facts, key: Choice, restless: Sequence[_Column]) -> Iterabl
             f"{name}: SUBSCRIBE refuses it: {facts.refused}. A view may compare mz_now() with a column in its WHERE, "
             "and use no other clock"
         )
-    if restless:
+    if restless and not facts.refused:
         columns = ", ".join(column.name for column in restless)
         yield f"{name}: {columns}: {_because(restless)}; `ignore` keeps that from being an update each time"
     if not key.columns:

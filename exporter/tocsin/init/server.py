@@ -11,9 +11,10 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from tocsin.errors import SourceError
+from tocsin.errors import SourceError, SourceReason
 from tocsin.init.facts import Facts, Inventory, Kind, Known, Relation, sql_name
 from tocsin.model import Row
+from tocsin.postgres import name_parts
 from tocsin.postgres import relation as identifier
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import PostgresConfig
@@ -23,7 +24,9 @@ MOST_ROWS = 10_000
 """Rows that are read of a relation."""
 _COUNTED = 100_000
 """Rows that are counted; a table that is estimated to have more is not."""
-_COUNT_SECONDS, _ALL_COUNTS_SECONDS, _READ_SECONDS = 1.0, 6.0, 20.0
+_COUNT_SECONDS, _ALL_COUNTS_SECONDS, _READ_SECONDS, _LIST_SECONDS = 1.0, 6.0, 20.0, 60.0
+_GRACE = 2.0
+"""Seconds that a server may take longer than its own limit. Materialize does not apply it to queries of the catalog."""
 _PAUSE = 1.1
 """Seconds between two readings."""
 
@@ -51,20 +54,22 @@ WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NUL
     JOIN pg_catalog.pg_depend d ON d.objid = r.oid AND d.refclassid = 'pg_catalog.pg_class'::regclass
     WHERE r.ev_class = {oid}))
 ORDER BY i.indisprimary DESC, i.indnkeyatts, 2""")  # noqa: E501 - SQL
-_MZ_DEFINITION = sql.SQL("""
-SELECT definition FROM mz_catalog.mz_views WHERE oid = {oid}
-UNION ALL SELECT definition FROM mz_catalog.mz_materialized_views WHERE oid = {oid}""")
+_MZ_KINDS = {"view": "VIEW", "materialized view": "MATERIALIZED VIEW", "table": "TABLE", "source": "SOURCE"}
 _PLANNED = re.compile(r'keys: "([^"]*)"')
 
 
-async def inventory(server: PostgresConfig) -> Inventory:
-    """What the server is, and what the role may read there, with counts. Raises SourceError."""
+async def inventory(server: PostgresConfig, named: Sequence[str]) -> Inventory:
+    """What the server is, and what the role may read there, with counts. `named`: the relations that are asked for
+    already: Materialize may take long for a list of all. Raises SourceError."""
     async with _asking(server) as asking:
         cluster = ""
         if asking.kind == "materialize":
             cluster = str((await asking.rows(sql.SQL("SHOW cluster")))[0][0] or "")
-        listed = await asking.rows(_RELATIONS if asking.kind == "postgres" else _MZ_RELATIONS)
-        relations = [_relation(row) for row in listed]
+        if asking.kind == "materialize" and named:
+            relations = [await asking.named(name) for name in named]
+        else:
+            listed = await asking.rows(_RELATIONS if asking.kind == "postgres" else _MZ_RELATIONS, _LIST_SECONDS)
+            relations = [_relation(row) for row in listed]
         end = asyncio.get_running_loop().time() + _ALL_COUNTS_SECONDS
         counted = [replace(one, rows=await asking.count(one, end)) for one in relations]
         return Inventory(kind=asking.kind, version=asking.version, relations=tuple(counted), cluster=cluster)
@@ -101,22 +106,43 @@ class _Asking:
         name = "Materialize" if self.kind == "materialize" else "PostgreSQL"
         self.version = f"{name} {found[1]}" if found else name
         self._server = server
+        self._is_silent = False
+        """Whether a statement was not answered in time, so that the connection cannot be used any more."""
 
     async def rows(self, statement: sql.Composable, seconds: float = 10.0) -> list[Row]:
         """The rows of a statement. The server ends it after so many seconds: then SourceError, as for other errors."""
-        limit = sql.Literal(f"{round(seconds * 1000)}ms")
         try:
-            if self.kind == "materialize":
-                await self.wire.query(sql.SQL("SET statement_timeout = {}").format(limit))
-                return await self.wire.query(statement)
-            await self.wire.query(sql.SQL("BEGIN READ ONLY; SET LOCAL statement_timeout = {}").format(limit))
-            found = await self.wire.query(statement)
-            await self.wire.query(sql.SQL("COMMIT"))
+            async with asyncio.timeout(seconds + _GRACE):
+                return await self._limited(statement, sql.Literal(f"{round(seconds * 1000)}ms"))
+        except TimeoutError:
+            self._is_silent = True
+            raise SourceError(
+                f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display
+            ) from None
         except psycopg.Error as error:
             if error.sqlstate is not None and self.kind == "postgres":
                 await self.wire.query(sql.SQL("ROLLBACK"))
             raise statement_error(error, self._server.display) from error
+
+    async def _limited(self, statement: sql.Composable, limit: sql.Literal) -> list[Row]:
+        if self.kind == "materialize":
+            await self.wire.query(sql.SQL("SET statement_timeout = {}").format(limit))
+            return await self.wire.query(statement)
+        await self.wire.query(sql.SQL("BEGIN READ ONLY; SET LOCAL statement_timeout = {}").format(limit))
+        found = await self.wire.query(statement)
+        await self.wire.query(sql.SQL("COMMIT"))
         return found
+
+    async def named(self, name: str) -> Relation:
+        """A relation of Materialize, by name. Raises SourceError."""
+        for kind, word in _MZ_KINDS.items():
+            create = sql.SQL("SHOW CREATE " + word + " {}").format(identifier(name))
+            with suppress(SourceError):
+                await self.rows(create)
+                return Relation(name=sql_name(*name_parts(name)), kind=kind, oid=0)
+        raise SourceError(
+            f"there is no {name} that this role may read", SourceReason.MISSING, server=self._server.display
+        )
 
     async def count(self, relation: Relation, end: float) -> str:
         """How many rows it has, for people. `end`: when the counting of all relations has to be over."""
@@ -124,7 +150,7 @@ class _Asking:
         if estimate > _COUNTED:
             return f"about {estimate:,}"
         left = end - asyncio.get_running_loop().time()
-        if left < _COUNT_SECONDS / 10:
+        if self._is_silent or left < _COUNT_SECONDS / 10:
             return "not counted"
         some = sql.SQL("SELECT 1 FROM {} LIMIT {}").format(identifier(relation.name), sql.Literal(_COUNTED))
         try:
@@ -134,7 +160,8 @@ class _Asking:
         except SourceError as error:
             if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
                 return f"about {estimate:,}" if estimate else f"not counted within {_COUNT_SECONDS:g} s"
-            return f"cannot be read: {error.message}"
+            stalled = error.reason is SourceReason.STALLED
+            return "not counted" if stalled else f"cannot be read: {error.message}"
         number = int(counted[0][0] or 0)
         return f"{number:,}" if number < _COUNTED else f"{number:,} or more"
 
@@ -171,9 +198,10 @@ class _Asking:
                 columns = tuple(names[int(place)] for place in group.split(",") if place.strip())
                 keys.append(Known(columns=columns, why="unique, as the planner knows"))
         definition = ""
-        if found.relation.kind != "table":
-            shown = await self.rows(_MZ_DEFINITION.format(oid=sql.Literal(found.relation.oid)))
-            definition = (shown[0][0] or "") if shown else ""
+        if "view" in found.relation.kind:
+            word = _MZ_KINDS[found.relation.kind]
+            shown = await self.rows(sql.SQL("SHOW CREATE " + word + " {}").format(target))
+            definition = (shown[0][1] or "") if shown else ""
         refused = await self._refused(target)
         return replace(found, keys=tuple(keys), definition=definition, refused=refused)
 
