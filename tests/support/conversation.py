@@ -1,6 +1,5 @@
 """A command on a terminal of its own, to which a test answers."""
 
-import contextlib
 import os
 import pty
 import select
@@ -30,16 +29,16 @@ class Conversation:
 
     def interrupt(self, question: str) -> int:
         """Wait for a question, press Ctrl-C, and return the exit status. Python may miss a key that is pressed at the
-        moment when it begins to wait, so it is pressed until the end."""
+        moment when it begins to wait, so it is pressed until a new line shows that it was noticed."""
         self.until(question)
         end = time.monotonic() + SOON
-        while self._process.poll() is None:
+        while "\n" not in self.text[self._seen :]:
             assert time.monotonic() < end, self.text
             os.write(self._terminal, b"\x03")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(2.0)
-        self.ended()
-        return self._process.wait()
+            patience = time.monotonic() + 5.0
+            while "\n" not in self.text[self._seen :] and self._more(patience):
+                pass
+        return self.ended()
 
     def until(self, words: str) -> None:
         """Wait for words after those that were waited for before, at the end of a prompt if it is one."""
