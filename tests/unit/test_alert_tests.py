@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from support.waiting import until
 from tocsin.cli import Exit, main
@@ -85,6 +86,17 @@ def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Pat
         "no test has 'nosuch' in its name",
         "tocsin: nosuch/report.xml: the report cannot be written: no such file or directory",
     ]
+
+
+def test_many_differences_are_shown_in_part(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    rows = [{"order_id": number, "customer": "Ann", "minutes": 1} for number in range(30)]
+    step = {"at": "0s", "insert": {"late_orders": rows}, "exp_none": "team", "exp_series": {"late_orders": "none"}}
+    written = {"config": "tocsin.yaml", "environment": {"WEBHOOK_URL": "https://x.example"}}
+    tests = [{"name": "many", "timeline": [step]}]
+    (folder / "many_test.yaml").write_text(yaml.safe_dump(written | {"tests": tests}))
+    assert main(["test", "many_test.yaml"]) == Exit.FAILED
+    shown = capsys.readouterr().out
+    assert (shown.count("and 10 more"), shown.count("not expected: ")) == (2, 20)
 
 
 def test_a_defect_fails_its_test_and_no_other(

@@ -12,6 +12,8 @@ from tocsin.simulation.comparing import Difference, Mismatch, Seen, moment
 from tocsin.simulation.running import Failure, Result
 
 _INDENT = "    "
+_MOST = 20
+"""Differences of one comparison that are shown."""
 
 
 def lines(result: Result) -> Iterator[str]:
@@ -28,12 +30,14 @@ def _failure(file: Path, failure: Failure) -> Iterator[str]:
     place = f"{file}:{failure.line}" if failure.line else str(file)
     at = "" if failure.at is None else f"at {moment(failure.at)}: "
     yield f"{place}: {at}{failure.what}"
-    for one in failure.differences:
+    for one in failure.differences[:_MOST]:
         yield f"{_INDENT}{one.what}"
         yield f"{_INDENT}  expected  {one.expected or 'no such series'}"
         yield f"{_INDENT}  found     {one.found or 'no such series'}"
-    for mismatch in failure.mismatches:
+    for mismatch in failure.mismatches[:_MOST]:
         yield from (f"{_INDENT}{line}" for line in _mismatch(mismatch, failure))
+    if (more := len(failure.differences) + len(failure.mismatches) - _MOST) > 0:
+        yield f"{_INDENT}and {more} more"
     for note in failure.notes:
         yield f"{_INDENT}note: {note}"
 
