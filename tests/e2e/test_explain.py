@@ -39,21 +39,22 @@ class Night:
 
     async def explained(self, *key: str) -> tuple[str, dict[str, Any]]:
         """What the command says in words, and as JSON."""
-        arguments = ("explain", "late_orders", *key, "-c", "tocsin.yaml")
-        return await self._said(*arguments), json.loads(await self._said(*arguments, "--json"))
+        return await self._said(*key), json.loads(await self._said(*key, "--json"))
 
     async def says(self, *parts: str, key: str = "17") -> str:
         """Wait until it says all of these, and return all that it says."""
 
         async def probe() -> str:
-            text, _ = await self.explained(key)
+            text = await self._said(key)
             has_all(text, *parts)
             return text
 
         return await until_some(probe)
 
     async def _said(self, *arguments: str) -> str:
-        status, output, errors = await command(self.directory, *arguments)
+        status, output, errors = await command(
+            self.directory, "explain", "late_orders", *arguments, "-c", "tocsin.yaml"
+        )
         assert status == 0, errors
         assert SECRET not in output
         assert "S3CR3T" not in output

@@ -42,6 +42,11 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
         Verdict.FIRING,
         ["late 17 fires since", "its row is in late_orders", "resolves when its row"],
     ),
+    "it was asked about by fingerprint": (
+        facts(asked=Asked(fingerprint="f" * 32), alert=alert(hold=300.0), firing=firing(Phase.PENDING)),
+        Verdict.PENDING,
+        ["late 17 does not fire yet", "late 17 fires, if its row"],
+    ),
     "it waits for `for`": (
         facts(alert=alert(hold=300.0), firing=firing(Phase.PENDING)),
         Verdict.PENDING,

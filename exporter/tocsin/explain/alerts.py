@@ -8,7 +8,7 @@ from tocsin.envelope import labels_of
 from tocsin.explain.explanation import Explanation, Life, RouteExplanation, Step, Timer, Verdict
 from tocsin.explain.facts import Facts
 from tocsin.explain.keys import candidate, shown
-from tocsin.explain.lives import life
+from tocsin.explain.lives import SHORT, life
 from tocsin.explain.routes import explained
 from tocsin.explain.words import counted, moment, pairs, sentence, silence_text, source_moment
 from tocsin.exposition import AlertStatus, State
@@ -33,7 +33,8 @@ def explain(facts: Facts) -> Explanation:
     """Explain a key of an alert."""
     newest = facts.notifications[-1].record if facts.notifications else None
     of = _newest(facts, newest)
-    judged = _judged(facts, newest)
+    name = _name(facts, of)
+    judged = _judged(name, facts, newest)
     channels = {channel.name: channel for channel in facts.channels}
     lives = [life(one, channels[one.record.channel], facts.now) for one in facts.notifications]
     routes = [explained(channel, facts.view, of, facts.now) for channel in facts.channels]
@@ -55,7 +56,7 @@ def explain(facts: Facts) -> Explanation:
         row=None if of is None else of.row,
         routes=routes,
         notifications=lives,
-        next=[*_next(facts, judged, lives)],
+        next=[*_next(name, judged, lives)],
         unknown=[*map(sentence, _unknown(facts))],
         nearest=facts.found.nearest,
     )
@@ -81,8 +82,17 @@ def _ended(record: Record) -> bool:
 # The verdict.
 
 
-def _judged(facts: Facts, newest: Record | None) -> _Judged:
-    alert, name = facts.alert, f"{facts.alert.name} {facts.asked}"
+def _name(facts: Facts, of: Transition | None) -> str:
+    """The alert with the key, as it was asked about; by its columns if that was a fingerprint."""
+    asked, columns = str(facts.asked), identifying(facts.alert)
+    if of is not None and not facts.found.pairs:
+        texts = shown(candidate(of.fingerprint, of.columns, of.row), columns)
+        asked = " ".join(text or "null" for text in texts.values()) if columns else of.fingerprint[:SHORT]
+    return f"{facts.alert.name} {asked}"
+
+
+def _judged(name: str, facts: Facts, newest: Record | None) -> _Judged:
+    alert = facts.alert
     if facts.found.fingerprint is None:
         return _unnamed(facts)
     if isinstance(alert, EventAlert):
@@ -263,10 +273,9 @@ def _silences(facts: Facts, of: Transition | None) -> Iterator[str]:
 # What happens next.
 
 
-def _next(facts: Facts, judged: _Judged, lives: list[Life]) -> Iterator[Step]:
+def _next(name: str, judged: _Judged, lives: list[Life]) -> Iterator[Step]:
     steps = [one.next for one in lives if one.next is not None]
     if (timer := judged.timer) is not None:
-        name = f"{facts.alert.name} {facts.asked}"
         what = {
             "for": f"{name} fires, if its row is still there",
             "keep_firing_for": f"{name} resolves, if its row is not back",
