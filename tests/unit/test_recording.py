@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.config import load_text
+from tocsin.alert import RowAlert
+from tocsin.config.loading import load_text
 from tocsin.errors import TocsinError
 from tocsin.firing import Firing, FiringSet, Phase, Rule
 from tocsin.model import Batch, Column, Event, Row, Update, fingerprint
@@ -28,23 +28,20 @@ BOB: Row = ("2", "Bob", None)
 NOW = 1_767_323_045.0
 
 
-def config(tmp_path: Path) -> Any:
-    return load_text(
-        tmp_path,
-        """
+CONFIG = """
 sources: {shop: {type: postgres, host: h, user: u}}
 channels: {out: {type: console}}
 alerts: {late: {source: shop, relation: late, key: [id, customer], value: minutes, notify: [out]}}
-""",
-    )
+"""
+LATE = load_text(CONFIG, "tocsin.yaml", {}).row_alerts["late"]
 
 
 @pytest.fixture
-def alert(tmp_path: Path) -> Any:
-    return config(tmp_path).row_alerts["late"]
+def alert() -> RowAlert:
+    return LATE
 
 
-def state(alert: Any, *rows: Row) -> Json:
+def state(alert: RowAlert, *rows: Row) -> Json:
     firings = [
         Firing(
             fingerprint=fingerprint("late", row[:2]),
@@ -117,7 +114,7 @@ def test_batches_are_read_as_they_were_recorded(
 ) -> None:
     """Also readings, of which only the difference to the one before is written."""
     folder = tmp_path_factory.mktemp("recording")
-    before = state(config(folder).row_alerts["late"], *first)
+    before = state(LATE, *first)
     written(folder / "r.gz", [before, *(rows(batch, NOW + 10 * n) for n, batch in enumerate(recorded))])
     read, *items = Recording(folder / "r.gz").items()
     assert isinstance(read, State)
@@ -125,7 +122,7 @@ def test_batches_are_read_as_they_were_recorded(
     assert [normal(one.batch) for one in items if isinstance(one, Rows)] == [normal(batch) for batch in recorded]
 
 
-def test_file_that_was_cut_off_is_read_to_its_last_line(alert: Any, tmp_path: Path) -> None:
+def test_file_that_was_cut_off_is_read_to_its_last_line(alert: RowAlert, tmp_path: Path) -> None:
     lines = [state(alert, ANN), *(rows(reading(20 + n, ANN, BOB, ("é", "x", "1"))) for n in range(3))]
     lines += [rows(Batch(updates=[(40, -1, BOB)], frontier=41))]
     whole = written(tmp_path / "whole.gz", lines)
@@ -168,7 +165,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words
     assert "r.gz" in str(caught.value)
 
 
-def test_batches_without_changes_are_thinned(alert: Any, tmp_path: Path) -> None:
+def test_batches_without_changes_are_thinned(alert: RowAlert, tmp_path: Path) -> None:
     """One each five seconds is kept, for the timers of alerts."""
     quiet = [rows(Batch(updates=[], frontier=100 + n), NOW + n) for n in range(12)]
     same = [rows(reading(200 + n, ANN), NOW + 12 + n) for n in range(12)]
@@ -181,7 +178,7 @@ def test_batches_without_changes_are_thinned(alert: Any, tmp_path: Path) -> None
 # Hidden columns.
 
 
-def test_hidden_values_stay_equal_and_are_gone(alert: Any) -> None:
+def test_hidden_values_stay_equal_and_are_gone(alert: RowAlert) -> None:
     hidden = Redaction(["customer"], key=b"k")
     shown = hidden.hide(state(alert, ANN, BOB, ("3", "Ann", "1")))
     batch = hidden.hide(rows(Batch(updates=[(1, 1, ("4", "Ann", "2")), (1, 1, ("5", None, "2"))], frontier=2)))
@@ -214,13 +211,13 @@ def events_line() -> Json:
 EVENT_ROWS: list[tuple[str, Row]] = [("7", ("7", "Ann")), ("Ann", ("8", "Ann"))]
 
 
-def test_fingerprints_stay_where_no_key_is_hidden(alert: Any, tmp_path: Path) -> None:
+def test_fingerprints_stay_where_no_key_is_hidden(alert: RowAlert, tmp_path: Path) -> None:
     read = item_of(Redaction(["note"]).hide(state(alert, ANN)))
     assert isinstance(read, State)
     assert read.firings[0].fingerprint == fingerprint("late", ANN[:2])
 
 
-def test_column_that_is_a_value_is_not_hidden(alert: Any) -> None:
+def test_column_that_is_a_value_is_not_hidden(alert: RowAlert) -> None:
     with pytest.raises(TocsinError, match="minutes is the value of alert late"):
         Redaction(["minutes"]).hide(state(alert, ANN))
 
@@ -234,7 +231,7 @@ def test_names_that_no_row_has_are_known() -> None:
 # Where the batches come from.
 
 
-async def test_state_comes_before_the_first_batch(alert: Any) -> None:
+async def test_state_comes_before_the_first_batch(alert: RowAlert) -> None:
     """And again when the columns change."""
     tap, quiet = Tap(), 100.0
     stream = tap.follow(["late"], ["queue"], quiet)
@@ -260,7 +257,7 @@ async def test_state_comes_before_the_first_batch(alert: Any) -> None:
     assert await anext(stream, None) is None
 
 
-async def test_slow_reader_is_closed(alert: Any) -> None:
+async def test_slow_reader_is_closed(alert: RowAlert) -> None:
     tap = Tap()
     stream = tap.follow(["late"], [], 0.001)
     assert await anext(stream) is None  # nothing for a while
