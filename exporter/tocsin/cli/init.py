@@ -153,7 +153,9 @@ def _shown(config: Config, facts: Mapping[str, "Facts"], file: str | None, say: 
 def _readable(request: Any) -> str:
     if list(request) == ["line"]:
         return str(request["line"])
-    text = json.dumps(request, indent=2, ensure_ascii=False, default=str)
+    # The HTML of a mail says what its text says, in a hundred lines.
+    short = {name: value for name, value in request.items() if name != "html" or "text" not in request}
+    text = json.dumps(short, indent=2, ensure_ascii=False, default=str)
     return text if len(text) <= _WIDEST else text[:_WIDEST] + "\n..."
 
 
