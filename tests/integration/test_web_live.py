@@ -109,6 +109,19 @@ async def test_time_before_the_start_is_filled_from_the_ledger(process: FakeProc
     assert shown["lost"]["marks"][-7:] == "0000003"
 
 
+async def test_stream_goes_on_after_a_defect(process: FakeProcess) -> None:
+    live = Live(process, clock=lambda: 0.0)
+    task = asyncio.create_task(live.run())
+    async with asyncio.timeout(SOON), aclosing(live.follow(first={})) as stream:
+        await anext(stream)
+        healthy, process.alert_list = process.alert_list, [{"name": "late"}]
+        asked = process.reads
+        await until(lambda: process.reads > asked + 1)
+        process.alert_list = [{**healthy[0], "firing": 8}]
+        assert json.loads(await anext(stream))["parts"]["alert:late"]["firing"] == 8
+    task.cancel()
+
+
 @pytest.mark.parametrize("query", ["sort=up", "limit=0", "limit=1001", "offset=-1", "nothing=1", "q=a&q=b"])
 async def test_wrong_parameters_are_named(start: Start, query: str) -> None:
     response = await (await start()).get(f"/api/v1/rows?{query}")

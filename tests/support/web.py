@@ -208,8 +208,8 @@ class FakeLedger:
 
 class FakeProcess:
     """Answers from lists. `summary`: the annotation of each alert; `received`: the requests that brought events;
-    `refusal`: why the next ones are refused; `reading`: requests whose body is being read; `asked`: how often it was
-    asked whether it is ready."""
+    `refusal`: why the next ones are refused; `reading`: requests whose body is being read; `asked` and `reads`:
+    how often it was asked whether it is ready, and for its alerts."""
 
     def __init__(self) -> None:
         self.feed = Feed()
@@ -231,9 +231,8 @@ class FakeProcess:
         self.refusal: Exception | None = None
         self.explanation = UNSEEN
         self.keys: list[tuple[str, Asked]] = []
-        self.reading = self.reloads = self.rescans = self.asked = 0
+        self.reading = self.reloads = self.rescans = self.asked = self.reads = 0
         self.warnings = lambda: self.notes
-        self.alerts = lambda: self.alert_list
         self.channels = lambda: self.channel_list
         self.instances = lambda: self.instance_list
         self.configuration: Callable[[], dict[str, Any]] = lambda: {"digest": None, "since": None, "refused": []}
@@ -251,6 +250,10 @@ class FakeProcess:
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
         return views.firings(self.fired.get(alert, [])[:limit], self.alert(alert), COLUMNS)
+
+    def alerts(self) -> Sequence[dict[str, Any]]:
+        self.reads += 1
+        return self.alert_list
 
     def ready(self) -> Sequence[str]:
         self.asked += 1

@@ -10,13 +10,19 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import structlog
+
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing, Phase
 from tocsin.model import Transition
+from tocsin.repeats import Repeats
 from tocsin.web import views
 from tocsin.web.base import Process
 from tocsin.web.timeline import SLOTS, STEP, Timelines
 
+log = structlog.get_logger(__name__)
+
+_FAILED = Repeats(log, "the state for the page could not be read", level="error")
 _RESTORED = 50_000
 """Ended firings that are read from the ledger at the start."""
 _SHORTEST, _LONGEST = 0.25, 1.0
@@ -50,8 +56,11 @@ class Live:
     async def run(self) -> None:
         """Take samples, and compare the state while there are readers, until cancelled."""
         while True:
-            self._compare()
-            await self._restore()
+            try:
+                self._compare()
+                await self._restore()
+            except Exception:  # noqa: BLE001 - a defect here must not end what the page follows
+                _FAILED.add(exc_info=True)
             await asyncio.sleep(_SHORTEST)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LONGEST - _SHORTEST):

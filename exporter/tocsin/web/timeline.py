@@ -11,6 +11,8 @@ from enum import IntEnum
 from itertools import accumulate
 from typing import Any
 
+from tocsin.model import Kind, Transition
+
 STEP = 60
 """Seconds of a slot."""
 SLOTS = 24 * 60
@@ -32,6 +34,7 @@ class Mark(IntEnum):
     """Rows fire, or events came. A channel is paused or refusing."""
 
 
+_FIRING = frozenset({Kind.FIRED, Kind.UPDATED, Kind.REPEATED})
 _ALERT = {"up": Mark.QUIET}
 _CHANNEL = {"up": Mark.QUIET, "failing": Mark.TROUBLE, "removed": Mark.UNKNOWN}
 
@@ -92,16 +95,16 @@ class Timelines:
                 track.seconds[place] += seconds - before[1]
             track.delayed = count, seconds
 
-    def changed(self, now: float, transitions: Sequence[Any]) -> None:
+    def changed(self, now: float, transitions: Sequence[Transition]) -> None:
         """Take transitions that were just committed: what fires for a moment only is in no sample."""
         place = self._advance(now)
-        for one in transitions:
-            track = self._alerts.get(one.alert)
-            if track is None:
-                continue
-            track.delays[place] += 1
-            track.seconds[place] += max(0.0, now - one.at / 1000)
-            if one.kind in ("fired", "updated", "repeated"):
+        names = {one.alert for one in transitions}
+        for name in names & self._alerts.keys():
+            mine = transitions if len(names) == 1 else [one for one in transitions if one.alert == name]
+            track = self._alerts[name]
+            track.delays[place] += len(mine)
+            track.seconds[place] += max(0.0, len(mine) * now - sum(one.at for one in mine) / 1000)
+            if any(one.kind in _FIRING for one in mine):
                 _raise(track, place, Mark.FIRING)
                 track.firing[place] = max(track.firing[place], 1)
 

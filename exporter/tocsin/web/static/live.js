@@ -87,8 +87,8 @@ async function lost(why) {
   timer = setTimeout(connect, AGAIN);
   let text = why;
   try {
-    const answer = await fetch("readyz", { signal: AbortSignal.timeout(2_000) });
-    if (answer.status !== 200 && answer.status !== 503) text = `it answered ${answer.status}`;
+    const answer = await fetch("api/v1/live", { method: "HEAD", signal: AbortSignal.timeout(2_000) });
+    if (!answer.ok) text = `it answered ${answer.status}`;
   } catch {
     text ||= "no connection";
   }
