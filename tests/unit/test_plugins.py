@@ -1,7 +1,5 @@
 """Types of channels and sources that packages register, and what is reported about those that cannot be used."""
 
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -9,9 +7,12 @@ import pytest
 
 import tocsin
 from support.config import load_text
-from tocsin import client, handlers, plugin, registry
+from support.packages import Packages, packages
+from tocsin import client, handlers, plugin
 from tocsin.config.schema import schema
 from tocsin.errors import ConfigError, PluginError
+
+__all__ = ["packages"]
 
 CHANNEL = """
 from tocsin.plugin import ChannelConfig, ChannelOptions
@@ -42,33 +43,6 @@ REASONS = {
     "its Options",
     CHANNEL.replace("def build", "def built"): "which has no function build",
 }
-
-
-class Packages:
-    """Packages that are installed for the length of a test."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def add(self, package: str, code: str = "", *, channels: str = "", sources: str = "") -> None:
-        """Install a package that registers types, each with a module of this code."""
-        metadata = self._folder / f"{package}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        groups: Mapping[str, str] = {"tocsin.channels": channels, "tocsin.sources": sources}
-        modules = {group: re.sub(r"\W", "_", f"{package}_{kind}") for group, kind in groups.items() if kind}
-        points = [f"[{group}]\n{groups[group]} = {module}\n" for group, module in modules.items()]
-        (metadata / "entry_points.txt").write_text("".join(points))
-        for module in modules.values():
-            (self._folder / f"{module}.py").write_text(code)
-
-
-@pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Packages]:
-    registry._registered.cache_clear()
-    monkeypatch.syspath_prepend(tmp_path)
-    yield Packages(tmp_path)
-    registry._registered.cache_clear()
 
 
 def problems(directory: Path, *, channel: str = "console", source: str = "postgres, host: db, user: u") -> list[str]:
