@@ -18,6 +18,7 @@ from tocsin.exposition import Metrics, Page
 from tocsin.model import Batch, Column, Columns, Kind
 from tocsin.pipeline.routing import Route, Router
 from tocsin.pipeline.rows import RowOutputs, RowPipeline
+from tocsin.pipeline.tap import Tap
 from tocsin.pipeline.timing import Timing
 from tocsin.sources.base import Subject
 
@@ -90,7 +91,7 @@ def alert_in(folder: Path, settings: str = "labels: [id]") -> RowAlert:
 
 
 def row_pipeline(alert: RowAlert, source: Any, ledger: Any, metrics: Metrics | None = None, **more: Any) -> RowPipeline:
-    """`more`: clocks, chance and sleep; `backoff`."""
+    """`more`: clocks, chance and sleep; `backoff`; `tap`."""
     metrics = metrics or Metrics("0")
     outputs = RowOutputs(
         page=Page(metrics),
@@ -99,6 +100,7 @@ def row_pipeline(alert: RowAlert, source: Any, ledger: Any, metrics: Metrics | N
         router=Router([Route(channel="out", kinds=frozenset(Kind))], View(), complain=pytest.fail),
         offer=lambda _: None,
         publish=lambda _: None,
+        tap=more.pop("tap", None) or Tap(),
     )
     backoff = more.pop("backoff", Backoff(initial=0.01, maximum=0.01))
     timing = Timing(backoff=backoff, progress_interval=1.0, stale_after=300.0, exit_on_stall=False)

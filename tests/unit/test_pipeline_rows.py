@@ -23,6 +23,7 @@ from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Batch, Column, Kind, Notification, Row
 from tocsin.pipeline import resume
 from tocsin.pipeline.indexes import firing_rule
+from tocsin.pipeline.tap import SeenRows, SeenState, Tap
 
 SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
 PROGRESS = Batch(updates=[], frontier=20)
@@ -289,6 +290,23 @@ async def test_ledger_that_failed_is_tried_again_soon(alert: RowAlert, ledger: S
     async with at_work(pipeline):
         await until(lambda: pipeline.state is State.UP)
     assert pauses.seconds == [0.55, 1.0, 2.0, 2.0, 2.0, 2.0]
+
+
+async def test_batch_that_failed_is_recorded_once(alert: RowAlert, ledger: SlowLedger) -> None:
+    """When it is committed: a replay would otherwise apply it twice."""
+    source, tap = ScriptedSource(), Tap()
+    first = Batch(updates=[(10, 1, ("1",))], frontier=11, snapshot=10)
+    source.put(SNAPSHOT, Batch(updates=[(12, 1, ("1",))], frontier=13), first)
+    stream = tap.follow([alert.name], [], 60.0)
+    following = asyncio.ensure_future(anext(stream))
+    async with at_work(row_pipeline(alert, source, ledger, tap=tap)):
+        seen = [await following, await anext(stream)]
+        assert [type(one) for one in seen] == [SeenState, SeenRows]
+        ledger.fault(1)
+        source.put(Batch(updates=[(14, 1, ("2",))], frontier=15))  # fails
+        source.put(replace(first, updates=[(10, 1, ("3",))]))  # the snapshot of the next subscription
+        rows = [one.batch.updates for _ in range(3) if isinstance(one := await anext(stream), SeenRows)]
+    assert rows == [[(12, 1, ("1",))], first.updates, [(10, 1, ("3",))]]
 
 
 def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:

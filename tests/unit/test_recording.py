@@ -1,6 +1,5 @@
 """Recordings: the file, its cut-off ends, hidden columns, and where the batches come from."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -232,25 +231,26 @@ def test_names_that_no_row_has_are_known() -> None:
 
 
 async def test_state_comes_before_the_first_batch(alert: RowAlert) -> None:
-    """And again when the columns change."""
-    tap, quiet = Tap(), 100.0
-    stream = tap.follow(["late"], ["queue"], quiet)
+    """And again when the columns change. What could not be committed is not there."""
+    tap, firing = Tap(), FiringSet(Rule(alert="late", columns=COLUMNS, key=(0,)))
+    assert tap.before(alert, firing, None) is None  # no one follows
+    stream = tap.follow(["late"], ["queue"], 0.001)
+    assert await anext(stream) is None
+    before = tap.before(alert, firing, None)
     first = Batch(updates=[(1, 1, ANN)], frontier=2)
-    firing = FiringSet(Rule(alert="late", columns=COLUMNS, key=(0,)))
-    tap.rows(alert, firing, None, first)  # before anyone follows: it is gone
     firing.apply(first)
-    waiting = anext(stream)
-    following = asyncio.ensure_future(waiting)
-    await asyncio.sleep(0)
-    tap.rows(alert, firing, 2, Batch(updates=[], frontier=3))
+    tap.rows("late", None, first)  # of a batch that began before anyone followed
     tap.events("other", EventBatch(events=()))
     tap.events("queue", EventBatch(events=()))
-    seen = await following
-    assert isinstance(seen, SeenState)
-    assert (seen.frontier, [one.row for one in seen.firings]) == (2, [ANN])
-    assert isinstance(await anext(stream), SeenRows)
     assert isinstance(await anext(stream), SeenEvents)
-    tap.rows(alert, FiringSet(Rule(alert="late", columns=COLUMNS[:2], key=(0,))), 3, Batch(updates=[], frontier=4))
+    tap.rows("late", before, first)
+    seen = await anext(stream)
+    assert isinstance(seen, SeenState)
+    assert (seen.frontier, seen.firings) == (None, [])
+    assert await anext(stream) == SeenRows(alert="late", batch=first)
+    assert tap.before(alert, firing, 2) is None  # it is known
+    fewer = FiringSet(Rule(alert="late", columns=COLUMNS[:2], key=(0,)))
+    tap.rows("late", tap.before(alert, fewer, 3), Batch(updates=[], frontier=4))
     assert isinstance(await anext(stream), SeenState)
     tap.close()
     assert isinstance(await anext(stream), SeenRows)
@@ -264,6 +264,6 @@ async def test_slow_reader_is_closed(alert: RowAlert) -> None:
     firing = FiringSet(Rule(alert="late", columns=COLUMNS, key=(0,)))
     large = Batch(updates=[(1, 1, ANN)] * 200_000, frontier=2)
     for _ in range(10):
-        tap.rows(alert, firing, None, large)
+        tap.rows("late", tap.before(alert, firing, None), large)
     kinds = [type(one) async for one in stream]
     assert kinds == [SeenState, SeenRows, SeenRows, SeenRows]

@@ -203,7 +203,6 @@ class EventPipeline:
 
     async def process(self, batch: EventBatch, stream: EventStream) -> None:
         """Bring a batch to the ledger and the dispatchers, and acknowledge it."""
-        self._out.tap.events(self.name, batch)
         self._count(batch)
         occurrences, unmatched = self._match(batch.events)
         try:
@@ -213,6 +212,7 @@ class EventPipeline:
                 await self._until_done(partial(self._commit, occurrences, batch), stream)
         except _Returned:
             return
+        self._out.tap.events(self.name, batch)
         self.last_batch = self._clock()
         self._recovered()
         if self._out.keep:

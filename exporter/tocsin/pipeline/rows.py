@@ -172,7 +172,7 @@ class RowPipeline:
         """Bring a batch to the gauge, the ledger and the dispatchers."""
         firing = self._firing
         assert firing is not None
-        self._out.tap.rows(self.alert, firing, self.frontier, batch)
+        before = self._out.tap.before(self.alert, firing, self.frontier)
         outcome, rendered = await self._apply(firing, batch)  # the transitions, and the text for the gauge
         if self.gauges is not None and rendered is not None:
             self.gauges.install(rendered, self._clock())
@@ -182,6 +182,7 @@ class RowPipeline:
         self._count(batch, outcome)  # before the commit: it replaces the baseline
         # Routes, one transaction, then offers to the dispatchers.
         await self._store.commit(firing, batch, outcome)
+        self._out.tap.rows(self.alert.name, before, batch)
         self._report(batch, firing, outcome)
         if not self._out.leads:
             return

@@ -69,20 +69,26 @@ class Tap:
     def __init__(self) -> None:
         self._readers: set[_Reader] = set()
 
-    def rows(self, alert: RowAlert, firing: FiringSet, frontier: int | None, batch: Batch) -> None:
-        """A batch is about to be applied to `firing`, which is the state at `frontier`."""
+    def before(self, alert: RowAlert, firing: FiringSet, frontier: int | None) -> SeenState | None:
+        """Return the state of an alert before a batch, if a reader has to know it. `frontier`: that of `firing`."""
+        columns = firing.rule.columns
+        if not any(alert.name in one.alerts and one.known.get(alert.name) != columns for one in self._readers):
+            return None
+        return SeenState(alert=alert, columns=columns, frontier=frontier, firings=list(firing.firings()))
+
+    def rows(self, alert: str, before: SeenState | None, batch: Batch) -> None:
+        """A batch of an alert was committed: what could not be committed comes again. `before`: see above."""
         for reader in self._readers:
-            if alert.name not in reader.alerts:
+            if alert not in reader.alerts:
                 continue
-            if reader.known.get(alert.name) != firing.rule.columns:
-                reader.known[alert.name] = firing.rule.columns
-                firings = list(firing.firings())
-                state = SeenState(alert=alert, columns=firing.rule.columns, frontier=frontier, firings=firings)
-                reader.put(state, len(firings))
-            reader.put(SeenRows(alert=alert.name, batch=batch), len(batch.updates))
+            if before is not None and reader.known.get(alert) != before.columns:
+                reader.known[alert] = before.columns
+                reader.put(before, len(before.firings))
+            if alert in reader.known:  # one that has come meanwhile begins with the next batch
+                reader.put(SeenRows(alert=alert, batch=batch), len(batch.updates))
 
     def events(self, source: str, batch: EventBatch) -> None:
-        """A batch of events has come."""
+        """A batch of events was committed."""
         for reader in self._readers:
             if source in reader.sources:
                 reader.put(SeenEvents(source=source, batch=batch), len(batch.events))
