@@ -113,8 +113,7 @@ async def test_receiver_that_answers_400_is_named(night: Night) -> None:
         has_all(" ".join(life["says"]), "given up on", "would refuse it again")
         status, output, errors = await command(night.directory, "outbox", "show", one["id"], "-c", "tocsin.yaml")
         assert (status, errors) == (0, "")
-        assert '"Authorization": "<secret>"' in output
-        assert "400" in output
+        has_all(output, '"Authorization": "<secret>"', "400", "route to hook (webhook)", "next: the fired to hook")
 
 
 async def test_view_that_was_replaced_is_named(night: Night) -> None:

@@ -131,7 +131,10 @@ def life_lines(one: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     if one["next"] is not None:
         at = f" at {one['next']['at']}" if one["next"]["at"] else ""
         yield 0, f"next{at}: {one['next']['text']}"
-    yield from [(0, ""), (0, "request, as it would be sent now" if one["status"] != "delivered" else "request")]
+    route = one["route"]
+    yield from [(0, ""), (0, f"route to {route['channel']} ({route['type'] or 'not configured'})")]
+    yield from ((2, text) for text in route["says"] or ["All notifications of the alert are sent."])
+    yield from [(0, ""), (0, "request, as the configuration of now makes it")]
     if one["request"] is None:
         yield 2, f"none: {one['request_error']}"
     else:
