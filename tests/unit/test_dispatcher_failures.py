@@ -17,7 +17,7 @@ from tocsin.backoff import Backoff
 from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason
-from tocsin.ledger.base import Status
+from tocsin.ledger.base import Filter, Status
 from tocsin.ledger.sharing import Held
 from tocsin.model import Notification
 
@@ -348,3 +348,31 @@ async def test_rate_limit_that_another_process_met_is_no_pause(harness: Dispatch
     assert channel.ids == []
     await harness.advance(2)
     await harness.delivered(*ids)
+
+
+# What people are shown of them.
+
+
+async def test_latest_failures_are_shown_those_alike_as_one(harness: DispatcherHarness) -> None:
+    """The newest first, five at most, with the notification that it happened to last."""
+    dispatcher = harness.start(FakeChannel(script(GONE, GONE, *(Rejected(Reason.REJECTED, str(n)) for n in range(5)))))
+    await fire_each(harness, 7)
+    shown = [(one.reason, one.detail, one.count) for one in dispatcher.failures]
+    assert shown == [(Reason.REJECTED, str(n), 1) for n in (4, 3, 2, 1, 0)]
+
+
+async def test_failures_that_are_alike_count_as_one(harness: DispatcherHarness) -> None:
+    dispatcher = harness.start(FakeChannel(lambda _message: GONE))
+    await fire_each(harness, 2)
+    [failure] = dispatcher.failures
+    dead = await harness.ledger.find(Filter(status=Status.DEAD))
+    assert (failure.count, failure.alert, failure.notification) == (2, "late", dead[0].id)
+
+
+async def test_delays_of_deliveries_are_counted(harness: DispatcherHarness) -> None:
+    dispatcher = harness.start(FakeChannel())
+    await harness.fire("1", "2")
+    await harness.quiet()
+    count, seconds = dispatcher.delays
+    assert count == 2
+    assert seconds >= 0
