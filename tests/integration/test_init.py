@@ -170,6 +170,14 @@ def test_large_table_is_estimated_and_not_notified_at_the_start(shop: str, capsy
     assert "let a view with a WHERE select them" in capsys.readouterr().err
 
 
+def test_request_is_shown_while_the_receiver_is_down(shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"--set={one}" for one in ("host=127.0.0.1", "port=9", "from=a@example.com", "to=b@example.com")]
+    assert main(["init", "--yes", "--dsn", shop, "--relation", "stock", "--channel", "email", *settings]) == 1
+    read = capsys.readouterr().err
+    assert "to do: the configuration:" in read
+    assert '"subject": "' in read
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tocsin.config.loading import load_text
-from tocsin.init.channels import Place, chosen
+from tocsin.init.channels import CHANNELS, Place, chosen, missing
 from tocsin.init.connection import connection
 from tocsin.init.definition import clocked
 from tocsin.init.document import Written, alert_name, commented, document, label_name, scalar
@@ -199,3 +199,32 @@ def test_texts_are_quoted_where_yaml_or_prometheus_need_it() -> None:
     ]
     assert commented("a: b", "word " * 60).endswith("word ...")
     assert sql_name("Mixed Case", "x") == '"Mixed Case".x'
+
+
+GIVEN = {
+    "console": {},
+    "webhook": {"url": "https://example.com/hook"},
+    "novu": {"api_key": "key-of-novu", "workflow": "late", "recipients": "ann, ben"},
+    "email": {"host": "localhost", "from": "a@example.com", "to": "b@example.com,c@example.com", "port": "1025"},
+    "slack": {"urls": "https://hooks.slack.com/services/T0/B0/x"},
+    "apprise": {"urls": "tgram://123:abc/456"},
+    "alertmanager": {"urls": "http://127.0.0.1:9093"},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_every_channel_is_written_as_it_is_read(name: str) -> None:
+    made = proposal(facts(ORDERS, ROWS))
+    inventory = Inventory(kind="materialize", version="Materialize 26", relations=(), cluster="alerting")
+    channel = chosen(name, GIVEN[name])
+    assert not missing(name, GIVEN[name])
+    text = document(inventory, connection("postgresql://app@db/shop", {}), channel, [made], Place(file=None))
+    config = load_text(text.text, "printed", text.variables)
+    assert [one.kind for one in config.channels.values()] == [kind for kind in [CHANNELS[name].type] if kind]
+    assert not [secret for secret in channel.secrets.values() if secret in text.text]
+    assert config.warnings == ()
+    if name == "email":
+        assert config.channels["email"].settings.security == "none"
+    if name == "novu":
+        assert config.channels["novu"].settings.recipients == ["ann", "ben"]

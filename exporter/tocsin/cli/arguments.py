@@ -227,7 +227,9 @@ def _add_init(commands: _Commands) -> None:
     init.add_argument("--dsn", metavar="DSN", help="the server, as in postgresql://user@host/database; it is asked")
     relation = "a view or table to watch, as SQL writes it; may be repeated (default: the first one)"
     init.add_argument("--relation", metavar="NAME", action="append", default=[], help=relation)
-    init.add_argument("--channel", metavar="TYPE", help="console, webhook, novu, email, slack, apprise or none")
+    init.add_argument(
+        "--channel", metavar="TYPE", help="console, webhook, novu, email, slack, apprise, alertmanager or none"
+    )
     setting = "a setting of the channel, as in url=https://example.com/hook; may be repeated"
     init.add_argument("--set", metavar="KEY=TEXT", action="append", default=[], help=setting)
     _flag(init, "--yes", "ask nothing, accept every proposal")

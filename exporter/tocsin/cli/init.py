@@ -1,6 +1,7 @@
 """`tocsin init`: a first configuration."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from tocsin.config import Config
 from tocsin.config.environment import from_environment
 from tocsin.config.loading import load_text
 from tocsin.config.sections import LogSettings
-from tocsin.errors import TocsinError
+from tocsin.errors import ConfigError, TocsinError
 
 if TYPE_CHECKING:
     from tocsin.init.document import Written
@@ -92,7 +93,7 @@ def _made(chosen: Namespace, *, asks: bool) -> Exit:
     # A setting of the channel may be wrong: that is found before a file is written.
     tried = document(*answers, Place(file=None))
     load_text(tried.text, "the configuration", {**os.environ, **tried.variables})
-    output = terminal.ask("File to write", _FILE, terminal.filled) if asks and not chosen.output else chosen.output
+    output = terminal.ask("File to write", _FILE, terminal.writable) if asks and not chosen.output else chosen.output
     file = None if output in (None, "-") else output
     written = document(*answers, Place(file=file))
     _save(written, file, say, asks=asks)
@@ -135,7 +136,9 @@ def _shown(config: Config, facts: Mapping[str, "Facts"], file: str | None, say: 
         say(f"to do: {problem}")
     if not problems:
         say("checked: the configuration is valid, and the servers agree")
-    requests = {} if problems else asyncio.run(previews(config, facts))
+    requests: Mapping[str, list[Any]] = {}
+    with contextlib.suppress(ConfigError):  # a package is missing, which is among the problems
+        requests = asyncio.run(previews(config, {} if refused else facts))
     for alert, shown in requests.items():
         when = "if such rows came later" if config.row_alerts[alert].initial == "silent" else "now"
         say(f"\nwhat {alert} would send {when}, of {len(facts[alert].rows):,} rows read:")
@@ -146,7 +149,7 @@ def _shown(config: Config, facts: Mapping[str, "Facts"], file: str | None, say: 
         say(f"\nthe first start sends nothing for the rows that are there ({', '.join(silent)}: initial: silent)")
     if file is not None:
         option = "" if file == _FILE else f" -c {file}"
-        say(f"\nnext: tocsin run{option}")
+        say(f"\nnext: tocsin {'check --online' if problems else 'run'}{option}")
     return Exit.FAILED if problems else Exit.OK
 
 

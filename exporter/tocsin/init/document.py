@@ -125,7 +125,7 @@ def _channel(channel: Chosen, place: Place) -> Iterator[str]:
 
 
 def _listed(setting: str, text: str) -> str:
-    return f"[{scalar(text)}]" if setting == "urls" else scalar(text)
+    return f"[{json.dumps(text)}]" if setting == "urls" else scalar(text)  # a list takes no bare variable
 
 
 def _alert(name: str, proposal: Proposal, channel: Chosen) -> Iterator[str]:

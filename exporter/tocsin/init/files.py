@@ -26,7 +26,7 @@ def write(text: str, file: str, secret_files: Mapping[str, str]) -> None:
             _replace(name, secret + "\n", 0o600)
         _replace(file, text, 0o644)
     except OSError as error:
-        raise TocsinError(f"cannot write {error.filename or file}: {error.strerror}") from None
+        raise TocsinError(f"cannot write {file} and what is beside it: {error.strerror}") from None
 
 
 def _replace(name: str, text: str, mode: int) -> None:

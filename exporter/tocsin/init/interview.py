@@ -48,10 +48,10 @@ def connected(given: Given) -> tuple[Connection, Inventory]:
         except SourceError as error:
             raise ValueError(str(error)) from None
 
-    shown = (
-        default if "@" not in default or ":" not in default.rpartition("@")[0].rpartition("//")[2] else "$DATABASE_URL"
-    )
-    return terminal.ask("Server", shown, lambda text: accept(default if text == "$DATABASE_URL" else text))
+    if default != os.environ.get("DATABASE_URL"):
+        return terminal.ask("Server", default, accept)
+    # It may hold a password.
+    return terminal.ask("Server", "$DATABASE_URL", lambda text: accept(default if text == "$DATABASE_URL" else text))
 
 
 def _reached(made: Connection, given: Given) -> tuple[Connection, Inventory]:
@@ -81,7 +81,7 @@ def relations(given: Given, inventory: Inventory) -> list[Relation]:
         raise TocsinError(f"{inventory.version} has no view or table that this role may read; grant it SELECT")
     if given.relations:
         try:
-            return [_named(name, found) for name in given.relations]
+            return [_named(name, found) for name in dict.fromkeys(given.relations)]
         except ValueError as error:
             raise TocsinError(f"--relation: {error}") from None
     if not given.asks:
@@ -91,7 +91,7 @@ def relations(given: Given, inventory: Inventory) -> list[Relation]:
     given.say("")
     width = max(len(one.name) for one in found)
     for number, one in enumerate(found, 1):
-        given.say(f"  {number:>3}  {one.name:<{width}}  {one.kind}, {rows_text(one.rows)}")
+        given.say(terminal.printable(f"  {number:>3}  {one.name:<{width}}  {one.kind}, {rows_text(one.rows)}"))
     given.say("")
 
     def accept(text: str) -> list[Relation]:
@@ -99,7 +99,7 @@ def relations(given: Given, inventory: Inventory) -> list[Relation]:
         numbered = [
             str(found[int(part) - 1].name) if part.isdigit() and 0 < int(part) <= len(found) else part for part in parts
         ]
-        return [_named(part, found) for part in numbered]
+        return [_named(part, found) for part in dict.fromkeys(numbered)]
 
     return terminal.ask("What to watch: numbers or names, with commas", "1", accept)
 
@@ -135,13 +135,13 @@ def _read(given: Given, made: Connection, relation: Relation) -> Proposal:
     given.say(f"reading {relation.name} twice ...")
     one = proposal(asyncio.run(server.facts(made.server(), relation)))
     for warning in one.warnings:
-        given.say(f"  warning: {warning}")
+        given.say(terminal.printable(f"  warning: {warning}"))
     return _asked(one) if given.asks else one
 
 
 def _asked(one: Proposal) -> Proposal:
     columns = [column.name for column in one.facts.columns]
-    print(f"  columns: {', '.join(columns)}")
+    print(terminal.printable(f"  columns: {', '.join(columns)}"))
     stable = [name for name in columns if name not in one.ignore.columns]
     key = _choice("Key: columns that identify a row", one.key, stable, none=False)
     labels = _choice("Labels (- for none)", one.labels, columns, none=True)

@@ -25,8 +25,8 @@ async def previews(config: Config, facts: Mapping[str, Facts]) -> dict[str, list
     channels = {name: build.make_channel(channel) for name, channel in config.channels.items()}
     found: dict[str, list[Any]] = {}
     try:
-        for name, alert in config.row_alerts.items():
-            for message, channel in _messages(alert, facts[name]):
+        for name, of in facts.items():
+            for message, channel in _messages(config.row_alerts[name], of):
                 request = await asyncio.to_thread(channels[channel].preview, message)
                 found.setdefault(name, []).append(_shown(request))
     finally:

@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,6 +37,18 @@ def filled(text: str) -> str:
     return text
 
 
+def writable(text: str) -> str:
+    """Accept the name of a file in a folder that exists."""
+    if not Path(filled(text)).parent.is_dir():
+        raise ValueError(f"there is no folder {Path(text).parent}")
+    return text
+
+
+def printable(text: str) -> str:
+    """Text of a server, which must not control the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def yes(text: str) -> bool:
     """Accept yes or no."""
     if text.lower() not in ("y", "yes", "n", "no"):
@@ -44,7 +57,8 @@ def yes(text: str) -> bool:
 
 
 def names_of(available: list[str], *, none: bool) -> Callable[[str], tuple[str, ...]]:
-    """Accept names from a list, with commas; `-` for none where that is possible."""
+    """Accept names from a list, with commas; `-` for none where that is possible. A name with a comma cannot be
+    chosen."""
 
     def accept(text: str) -> tuple[str, ...]:
         if none and text in ("-", ""):

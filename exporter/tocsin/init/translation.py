@@ -106,6 +106,8 @@ def server_of(url: str, variable: str, notes: Notes) -> Server | None:
         "port": query.get("port") or parts.get("port") or "5432",
         "user": _decoded(parts.get("user") or query.get("user", "")) or "postgres",
     }
+    if settings["port"] == "6875":
+        notes.differ(f"{settings['host']}:6875 may be Materialize: `type: materialize` without `interval` is quicker")
     password = parts.get("password") or query.get("password")
     if password:
         settings["password"] = password if re.fullmatch(_VARIABLE, password) else "${" + variable + "}"
