@@ -14,6 +14,9 @@ from tocsin.errors import ConfigError
 from tocsin.exposition import AlertStatus
 from tocsin.ledger.base import Ledger
 
+_TRIES, _PAUSE = 50, 0.05
+"""How often the rows are read while a large batch is applied, and the seconds in between."""
+
 
 class RunningProcess:
     """See `tocsin.app.explaining.Surroundings`."""
@@ -25,9 +28,14 @@ class RunningProcess:
 
     async def rows(self, alert: Alert) -> Rows | None:
         pipeline = self._runtime.inputs.rows(alert.name)
-        if pipeline is None or not pipeline.columns:
-            return None
-        return Rows(columns=pipeline.columns, frontier=pipeline.frontier, firings=[*pipeline.firings()])
+        for _ in range(_TRIES):
+            if pipeline is None or not pipeline.columns:
+                return None
+            try:
+                return Rows(columns=pipeline.columns, frontier=pipeline.frontier, firings=[*pipeline.firings()])
+            except RuntimeError:  # a thread is applying a large batch
+                await asyncio.sleep(_PAUSE)
+        return None
 
     def status(self, alert: Alert) -> AlertStatus | None:
         return self._runtime.inputs.status(alert)
