@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import build_site
+import pytest
 import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from support.browser import CHROMIUM, chromium, new_tab
 from support.pages import DOCS, ROOT
+from support.waiting import until_some
 from tocsin.cli.arguments import arguments_parser
 
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
@@ -25,10 +30,43 @@ nav: [README.md, docs/gone.md, docs/here.md]
 """
 
 
-def test_site_has_no_problems(tmp_path: Path) -> None:
-    assert build_site.build(ROOT, tmp_path / "build") == []
-    shown = (tmp_path / "build" / "site" / "exporter" / "tocsin.example.yaml.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The site of this repository, and what is wrong with it."""
+    folder = tmp_path_factory.mktemp("site") / "build"
+    problems = build_site.build(ROOT, folder)
+    return folder / "site", problems
+
+
+def test_site_has_no_problems(built: tuple[Path, list[str]]) -> None:
+    site, problems = built
+    assert problems == []
+    shown = (site / "exporter" / "tocsin.example.yaml.html").read_text(encoding="utf-8")
     assert "snapshot_timeout" in shown, "a linked file is a page of the site"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
+async def test_site_is_searched_and_fits_a_phone(built: tuple[Path, list[str]], tmp_path: Path) -> None:
+    application = web.Application()
+    application.router.add_static("/", built[0])
+    server = TestServer(application)
+    with chromium(tmp_path) as browser:
+        async with server, new_tab(browser) as tab:
+            await tab.watch()
+            await tab.open(str(server.make_url("/index.html")))
+            await tab.click(".md-search__button", "\n    Search\n  ")
+            roots = "[...document.querySelectorAll('div')].map((one) => one.shadowRoot).filter(Boolean)"
+            field = f"{roots}.some((root) => {{ root.querySelector('input')?.focus(); return root.activeElement; }})"
+            await until_some(lambda: tab.run(field), "the field of the search")
+            for letter in "pgbouncer":
+                await tab.press(letter, ord(letter.upper()), letter)
+            result = f"{roots}.some((root) => root.textContent.includes('PgBouncer between Tocsin and PostgreSQL'))"
+            await until_some(lambda: tab.run(result), "the page about PgBouncer")
+            await tab.resize(360, 800)
+            for page in ("index", "docs/settings", "docs/tutorial", "docs/how-to/slack"):
+                await tab.open(str(server.make_url(f"/{page}.html")))
+                assert await tab.run("document.documentElement.scrollWidth") <= 360, page
+            assert tab.problems == []
 
 
 HERE = """# Here
