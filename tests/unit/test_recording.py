@@ -1,8 +1,9 @@
 """Recordings: the file, its cut-off ends, hidden columns, and where the batches come from."""
 
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.alert import RowAlert
+from tocsin.cli import record
+from tocsin.cli.arguments import arguments_parser
 from tocsin.config.loading import load_text
 from tocsin.errors import TocsinError
 from tocsin.firing import Firing, FiringSet, Phase, Rule
@@ -172,6 +175,21 @@ def test_batches_without_changes_are_thinned(alert: RowAlert, tmp_path: Path) ->
     items = [one for one in Recording(tmp_path / "r.gz").items() if isinstance(one, Rows)]
     assert [one.at - NOW for one in items] == [0, 5, 10, 12, 17, 22]
     assert items[-1].batch == reading(210, ANN)
+
+
+def test_full_disk_ends_the_recording_with_its_reason(
+    alert: RowAlert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(*_: object) -> Iterator[Json]:
+        yield {"tocsin": "1.0.0", "at": NOW, "alerts": ["late"]}
+        yield state(alert, ANN)
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(record, "_connected", lines)
+    monkeypatch.setattr(record, "_for_the_owner", lambda *_: os.open("/dev/full", os.O_WRONLY))
+    chosen = arguments_parser().parse_args(["record", "--url", "http://127.0.0.1:9", "-o", str(tmp_path / "r.gz")])
+    with pytest.raises(TocsinError, match=r"r\.gz: cannot be written: No space left on device; what it has"):
+        record.command(chosen)
 
 
 # Hidden columns.

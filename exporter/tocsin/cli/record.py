@@ -8,6 +8,7 @@ import time
 import urllib.parse
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from tocsin.cli import Exit
 from tocsin.cli.running import Running, running
 from tocsin.errors import TocsinError
-from tocsin.recording.files import Writer
+from tocsin.recording.files import WriteError, Writer
 from tocsin.recording.redaction import Redaction
 
 _AGAIN = 1.0
@@ -33,20 +34,17 @@ def command(chosen: Namespace) -> Exit:
     lines = _connected(process, chosen.alert)
     header = next(lines)  # before the file is made: a process or an alert may not be there
     try:
-        file = open(path, "xb", opener=_for_the_owner)  # noqa: SIM115 - closed below
+        with open(path, "xb", opener=_for_the_owner) as file:
+            writer = Writer(file, {**header, "redacted": list(redaction.columns)})
+            print(f"recording {_several(header['alerts'])} into {path}; Ctrl-C ends it", file=sys.stderr, flush=True)
+            with suppress(KeyboardInterrupt):
+                _record(process, chosen.alert, lines, writer, redaction)
+            writer.close()
     except FileExistsError:
         raise TocsinError(f"{path}: exists already; name another file with -o") from None
     except OSError as error:
-        raise TocsinError(f"{path}: cannot be written: {error.strerror}") from None
-    with file:
-        writer = Writer(file, {**header, "redacted": list(redaction.columns)})
-        print(f"recording {_several(header['alerts'])} into {path}; Ctrl-C ends it", file=sys.stderr, flush=True)
-        try:
-            _record(process, chosen.alert, lines, writer, redaction)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            writer.close()
+        why = f"{error.strerror}; what it has until now can be replayed"
+        raise TocsinError(f"{path}: cannot be written: {why}") from None
     ended = "\n" if sys.stderr.isatty() else ""
     print(f"{ended}{path}: {_count(writer)}", file=sys.stderr)
     if redaction.unseen:
@@ -59,6 +57,17 @@ def _for_the_owner(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let signals wait: half of a line would damage the file."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+
 def _record(
     process: Running, alerts: list[str], lines: Iterator[dict[str, Any]], writer: Writer, redaction: Redaction
 ) -> None:
@@ -67,11 +76,14 @@ def _record(
     while True:
         try:
             for line in lines:
-                writer.add(redaction.hide(line))
+                with _uninterrupted():
+                    writer.add(redaction.hide(line))
                 if sys.stderr.isatty() and time.monotonic() - shown > _SHOWN_EVERY:
                     shown = time.monotonic()
                     print(f"\r\x1b[K{_count(writer)}", end="", file=sys.stderr, flush=True)
             why = "the process ended, or this fell too far behind"
+        except WriteError:
+            raise
         except (OSError, ValueError) as error:
             why = str(error) or type(error).__name__
         print(f"connection lost: {why}; trying again", file=sys.stderr, flush=True)

@@ -31,6 +31,10 @@ class NotARecordingError(TocsinError):
     """The file is not a recording that can be read."""
 
 
+class WriteError(OSError):
+    """The file cannot be written."""
+
+
 class Writer:
     """Writes lines to a file. What was written is in the file, whatever happens to the process."""
 
@@ -46,7 +50,7 @@ class Writer:
         self._put({"format": FORMAT, "version": VERSION, **header})
 
     def add(self, line: Json) -> None:
-        """Write a line of `tocsin.recording.lines`."""
+        """Write a line of `tocsin.recording.lines`. Raises WriteError."""
         line = self._contents.shortened(line)
         alert, at = line.get("rows"), line["at"]
         news = line.get("updates") or line.get("changes") or line.get("list") or []
@@ -60,13 +64,18 @@ class Writer:
 
     def close(self) -> None:
         """Write the end."""
-        self._file.write(self._gzip.flush(zlib.Z_FINISH))
-        self._file.flush()
+        self._write(self._gzip.flush(zlib.Z_FINISH))
 
     def _put(self, line: Json) -> None:
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        self._file.write(self._gzip.compress(f"{text}\n".encode()) + self._gzip.flush(zlib.Z_SYNC_FLUSH))
-        self._file.flush()
+        self._write(self._gzip.compress(f"{text}\n".encode()) + self._gzip.flush(zlib.Z_SYNC_FLUSH))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(error.errno, error.strerror) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
