@@ -22,7 +22,7 @@ _TARGET = (
     rf"(?:(?P<relation>{_NAME})|\(SELECT (?P<columns>\*|{_PART}(?:, ?{_PART})*) FROM (?P<queried>{_NAME})\s*\)"
     rf"|\[(?P<id>u\d+) AS {_NAME}\])"
 )
-_SUBSCRIBE = rf"SUBSCRIBE {_TARGET} WITH \(PROGRESS\)(?: AS OF AT LEAST (?P<as_of>\d+))?"
+_SUBSCRIBE = rf"SUBSCRIBE {_TARGET} WITH \(PROGRESS(?:, SNAPSHOT = false)?\)(?: AS OF AT LEAST (?P<as_of>\d+))?"
 
 Kind = Literal["subscribe", "copy", "sample", "plan", "insights", "set"]
 
