@@ -68,7 +68,7 @@ def test_ci_installs_every_program_that_tests_use() -> None:
     texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py")]
     used = {name for text in texts for name in re.findall(r"shutil\.which\(\"([\w-]+)\"", text)}
     used |= {name for text in texts for name in re.findall(r"\bprogram\(\"([\w-]+)\"", text)}
-    used |= {name for text in texts for name in re.findall(r"cached\(.*\"([\w-]+)\"\)", text)}
+    used |= {name for text in texts for name in re.findall(r"cached\(.*?, \"([\w-]+)\"\)", text)}
     assert {"mvn", "prometheus"} <= used
     assert used - INSTALLED.keys() - companions == set()
     assert (INSTALLED["promtool"], INSTALLED["rabbitmq-server"]) == ("prometheus", "rabbitmq-server")

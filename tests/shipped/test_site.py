@@ -38,6 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder / "site", problems
 
 
+@pytest.mark.xdist_group("site")
 def test_site_has_no_problems(built: tuple[Path, list[str]]) -> None:
     site, problems = built
     assert problems == []
@@ -45,6 +46,7 @@ def test_site_has_no_problems(built: tuple[Path, list[str]]) -> None:
     assert "snapshot_timeout" in shown, "a linked file is a page of the site"
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
 async def test_site_is_searched_and_fits_a_phone(built: tuple[Path, list[str]], tmp_path: Path) -> None:
     application = web.Application()
