@@ -22,6 +22,7 @@ SECTIONS = {
     "Explanations": 9,
     "The status page": 10,
     "Documentation and Python": 8,
+    "A first configuration": 11,
 }
 """Section -> number of promises."""
 

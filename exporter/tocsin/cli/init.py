@@ -140,8 +140,8 @@ def _shown(config: Config, facts: Mapping[str, "Facts"], file: str | None, say: 
     with contextlib.suppress(ConfigError):  # a package is missing, which is among the problems
         requests = asyncio.run(previews(config, {} if refused else facts))
     for alert, shown in requests.items():
-        when = "if such rows came later" if config.row_alerts[alert].initial == "silent" else "now"
-        say(f"\nwhat {alert} would send {when}, of {len(facts[alert].rows):,} rows read:")
+        when = "if such rows came" if config.row_alerts[alert].initial == "silent" else "for its rows now"
+        say(f"\nwhat {alert} would send {when} ({len(facts[alert].rows):,} read):")
         for request in shown if list(shown[0]) == ["line"] else shown[:1]:
             say(_readable(request))
     silent = [name for name, alert in config.row_alerts.items() if alert.initial == "silent"]

@@ -132,7 +132,7 @@ def watched(given: Given, made: Connection, inventory: Inventory) -> list[Propos
 
 
 def _read(given: Given, made: Connection, relation: Relation) -> Proposal:
-    given.say(f"reading {relation.name} twice ...")
+    given.say(terminal.printable(f"reading {relation.name} twice ..."))
     one = proposal(asyncio.run(server.facts(made.server(), relation)))
     for warning in one.warnings:
         given.say(terminal.printable(f"  warning: {warning}"))

@@ -200,7 +200,9 @@ def _labels(facts: Facts, columns: Sequence[_Column], key: Sequence[str]) -> Cho
 
 
 def _value(columns: Sequence[_Column], taken: set[str]) -> Choice:
-    usable = [one for one in columns if one.name not in taken and not one.identifies]
+    usable = [
+        one for one in columns if one.name not in taken and not one.identifies and (one.distinct or not one.nulls)
+    ]
     numbers = [one for one in usable if one.oid in _FRACTIONS | _INTEGERS]
     named = [
         one

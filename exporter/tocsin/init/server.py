@@ -122,6 +122,9 @@ class _Asking:
         except psycopg.Error as error:
             if error.sqlstate is not None and self.kind == "postgres":
                 await self.wire.query(sql.SQL("ROLLBACK"))
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                late = SourceError(f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display)
+                raise late from error
             raise statement_error(error, self._server.display) from error
 
     async def _limited(self, statement: sql.Composable, limit: sql.Literal) -> list[Row]:
