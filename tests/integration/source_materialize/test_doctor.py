@@ -12,6 +12,7 @@ from support.live import settings
 from support.materialize import MaterializeDouble
 from support.materialize.errors import unknown_statement
 from support.materialize.protocol import Result, column
+from support.waiting import until
 from tocsin.doctor.findings import Finding, Severity
 from tocsin.doctor.history import reaches_back
 
@@ -72,7 +73,7 @@ async def test_history_is_measured_by_a_subscription(double: MaterializeDouble, 
     double.statements.clear()
     assert (await found(double, tmp_path, downtime=0.01)).severity is Severity.OK
     assert not [line for line in double.statements if "EXPLAIN" in line or "SHOW" in line]
-    assert late.streams == set()
+    await until(lambda: not late.streams, "the subscription is over")
 
 
 async def test_history_that_a_view_is_set_to_retain_is_read(double: MaterializeDouble, tmp_path: Path) -> None:
