@@ -1,5 +1,8 @@
-"""The configurations of the how-tos send what the pages say: run by `tocsin test`, without servers."""
+"""The configurations of the how-tos send what the pages say: run by `tocsin test`, without servers. The commands about
+silences work in their order."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,10 @@ import pytest
 import yaml
 
 from support.documented import written_to
-from support.pages import blocks
+from support.pages import DOCS, blocks
+from support.tocsin import command
 from tocsin.cli import main
+from tocsin.ledger.sqlite import open_ledger
 
 ANN = {"order_id": 17, "customer": "Ann & <Co>", "minutes": 15, "severity": "page", "owner": "ann"}
 LATE = "Order 17 of Ann & <Co> is late"
@@ -34,3 +39,26 @@ def test_how_to_sends_what_it_says(page: str, tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "how_to_test.yaml").write_text(yaml.safe_dump(tests, allow_unicode=True))
     status = main(["test", str(tmp_path / "how_to_test.yaml")])
     assert status == 0, capsys.readouterr().out
+
+
+CONFIG = """
+sources: {shop: {type: postgres, host: db, user: tocsin}}
+channels: {team: {type: webhook, url: "http://127.0.0.1:9/"}}
+alerts: {late_orders: {source: shop, relation: late_orders, labels: [customer], notify: [team]}}
+"""
+
+
+async def test_commands_about_silences_work_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "tocsin.yaml").write_text(CONFIG)
+    page = (DOCS / "silences.md").read_text(encoding="utf-8")
+    written = re.findall(r"^tocsin (silence .*)$", page.partition("```\n")[2].partition("```")[0], re.MULTILINE)
+    assert [line.split()[1] for line in written] == ["preview", "add", "list", "show", "end"]
+    ledger = open_ledger(tmp_path / "tocsin.db")  # as `tocsin run` makes it
+    await ledger.close()
+    made = ""
+    for line in written:
+        words = [made if re.fullmatch(r"[0-9a-f]{12}", word) else word for word in shlex.split(line, comments=True)]
+        status, printed, errors = await command(tmp_path, *words)
+        assert status == 0, (line, errors)
+        made = made or next(iter(re.findall(r"\b[0-9a-f]{12}", printed)), "")
+    assert made
