@@ -142,6 +142,7 @@ async def test_dead_letters_are_retried_and_dropped_one_by_one(tab: Tab, process
     await tab.run("window.confirm = () => true")
     await tab.click("#dead button", "Drop")
     await until_equal(_records(process), ["e", "f"], "the drop")
+    await until_runs(tab, "document.querySelectorAll('#dead > li').length", 1)
     await tab.click("#dead button", "Retry")
     await until_equal(_records(process), ["f"], "the retry")
 

@@ -127,8 +127,9 @@ export const summary = (record) =>
 export const tag = (word, kind) => make("span", { class: `tag ${kind ?? ""}` }, word);
 
 // `key` names the button, so that it keeps the focus when its list is made again.
-export const button = (text, key, onclick, kind = "") =>
-  make("button", { type: "button", class: kind, "data-key": key, onclick }, text);
+// `what`: what the button is about, for those who hear it apart from what is around it.
+export const button = (text, key, onclick, what = "") =>
+  make("button", { type: "button", "data-key": key, "aria-label": what ? `${text} ${what}` : null, onclick }, text);
 
 export const link = (href, ...children) => make("a", { href, "data-key": `link ${href}` }, ...children);
 

@@ -117,6 +117,8 @@ export function open(main) {
   };
 }
 
+const about = (record) => `${record.summary ?? record.alert}, to ${record.channel}`;
+
 function item({ record, admin }, act) {
   const details = make("div", { class: "inside" });
   const opened = make("details", { ontoggle: () => { if (opened.open) fill(details, record.id); } },
@@ -126,8 +128,8 @@ function item({ record, admin }, act) {
       make("span", { class: "name" }, plain(record.alert)), tag(record.kind, KINDS[record.kind]),
       make("span", {}, "to ", plain(record.channel)),
       admin ? make("span", { class: "push acts" },
-        button("Retry", `retry ${record.id}`, () => act("retry", [record.id], "the notification")),
-        button("Drop", `drop ${record.id}`, () => act("drop", [record.id], "the notification"))) : null),
+        button("Retry", `retry ${record.id}`, () => act("retry", [record.id], "the notification"), about(record)),
+        button("Drop", `drop ${record.id}`, () => act("drop", [record.id], "the notification"), about(record))) : null),
     summary(record),
     labels(record.labels, record.value),
     make("div", { class: "why bad" }, `${record.reason}: `, plain(record.detail || "no details")),

@@ -37,11 +37,11 @@ export function open(main, route) {
     make("thead", {}, make("tr", {}, ...[["row", "", ""], ["value", "value", "number"], ["since", "started", "since"]].map(heading))), body);
   const holder = make("div", { class: "card" }, table);
   const nothing = make("div", {});
-  const pages = make("nav", { class: "pages", "aria-label": "Pages of rows" });
+  const pages = [make("nav", { class: "pages", "aria-label": "Pages of rows" }), make("nav", { class: "pages", "aria-label": "Pages of rows, below them" })];
   main.append(make("section", { "aria-labelledby": "title" },
     make("h2", { id: "title", tabindex: "-1" }, "Firing now ", count),
     make("div", { class: "tools" }, filters, make("label", { class: "wide" }, "Labels ", match), silence),
-    problem, found, holder, nothing, pages));
+    problem, found, pages[0], holder, nothing, pages[1]));
 
   function heading([name, sort, kind]) {
     if (!sort) return make("th", { scope: "col" }, name);
@@ -71,7 +71,7 @@ export function open(main, route) {
     holder.hidden = !rows.length;
     show(nothing, [rows.length, filtered, alerts().map((one) => one.state)], () => (rows.length ? "" : none(filtered)));
     list(body, rows, (row) => `${row.alert} ${row.fingerprint}`, line);
-    show(pages, [from, answer.found], () => pager(from, answer.found));
+    for (const one of pages) show(one, [from, answer.found], () => pager(from, answer.found));
   }
 
   function choices(answer) {

@@ -80,7 +80,7 @@ function item({ silence, admin }, end) {
   return make("li", {},
     make("div", { class: "line" },
       tag(silence.state, TAGS[silence.state]), make("code", {}, plain(silence.matchers)),
-      admin && !over ? make("span", { class: "push acts" }, button("End", `end ${silence.id}`, () => end(silence.id))) : null),
+      admin && !over ? make("span", { class: "push acts" }, button("End", `end ${silence.id}`, () => end(silence.id), `the silence ${silence.matchers}`)) : null),
     make("div", {}, plain(silence.reason), silence.by ? make("span", { class: "none" }, " – ", plain(silence.by)) : null),
     make("div", { class: "facts" },
       make("span", {}, silence.state === "pending" ? "begins " : "began ", past(silence.starts_at)),
