@@ -1,19 +1,23 @@
 """What `tocsin init` proposes for rows, and the file that it writes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
 from tocsin.config.loading import load_text
+from tocsin.errors import SourceError, SourceReason
 from tocsin.init.channels import CHANNELS, Place, chosen, missing
 from tocsin.init.connection import connection
 from tocsin.init.definition import clocked
 from tocsin.init.document import Written, alert_name, commented, document, label_name, scalar
 from tocsin.init.facts import Facts, Inventory, Known, Relation, sql_name
+from tocsin.init.interview import Given, connected
 from tocsin.init.proposal import Proposal, proposal
 from tocsin.model import Column, Row
+from tocsin.sources.settings import PostgresConfig
 
 INT, TEXT, NUMERIC, FLOAT, MOMENT, INTERVAL = 23, 25, 1700, 701, 1184, 1186
 
@@ -228,3 +232,25 @@ def test_every_channel_is_written_as_it_is_read(name: str) -> None:
         assert config.channels["email"].settings.security == "none"
     if name == "novu":
         assert config.channels["novu"].settings.recipients == ["ann", "ben"]
+
+
+def test_password_is_asked_for_when_the_server_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def inventory(server: PostgresConfig, named: Sequence[str]) -> Inventory:
+        if server.dsn_password != "sesame":
+            raise SourceError("password authentication failed", SourceReason.AUTH)
+        return Inventory(kind="postgres", version="PostgreSQL 18.4", relations=())
+
+    monkeypatch.setattr("tocsin.init.server.inventory", inventory)
+    monkeypatch.setattr("getpass.getpass", lambda _: "sesame")
+    given = Given(dsn="postgresql://app@db/shop", relations=(), channel=None, settings={}, asks=True, say=print)
+    assert connected(given)[0].password == "sesame"
+    with pytest.raises(SourceError):
+        connected(replace(given, asks=False))
+
+
+def test_password_in_the_variable_of_libpq_stays_there() -> None:
+    made = connection("postgresql://app@db/shop", {"PGPASSWORD": "sesame"})
+    inventory = Inventory(kind="postgres", version="PostgreSQL 18.4", relations=())
+    found = document(inventory, made, chosen("none", {}), [proposal(facts(ORDERS, ROWS))], Place(file="tocsin.yaml"))
+    assert "password: ${PGPASSWORD}" in found.text
+    assert found.secret_files == {}

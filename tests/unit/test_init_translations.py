@@ -196,6 +196,11 @@ def test_what_is_not_translated_of_sql_exporter_is_named(case: str, tmp_path: Pa
     assert any(note in one for one in notes.lost), notes.lost
 
 
+def test_named_target_is_a_label(tmp_path: Path) -> None:
+    made, _ = translated(tmp_path, merged(BURNING, "target.name", "warehouse"), by=from_sql_exporter)
+    assert made["alerts"]["m"]["static_labels"] == {"target": "warehouse"}
+
+
 def test_counter_keeps_no_end_that_gauges_must_not_have(tmp_path: Path) -> None:
     data = merged(BURNING, "collectors.0.metrics.0.metric_name", "orders_count")
     made, notes = translated(tmp_path, data, by=from_sql_exporter)

@@ -18,7 +18,7 @@ _SCRAPE = 15.0
 _SCRAPE_TIMEOUT = 10.0
 _GENERAL = (
     "queries run at each `interval` of their source, however many scrapes there are; there at each scrape",
-    "a failing query withdraws its series after stale_after, and /readyz names it; there a scrape is 200 without",
+    "a failing query withdraws its series after stale_after, and /readyz names it; such scrapes were 200",
     "with min_interval, an error was kept as long as a result; here the next reading asks again",
     "a NULL value is NaN, there it has no series; a NULL label is left out, there it is empty",
     "of rows with the same labels the largest value is shown, there the first",
@@ -127,7 +127,9 @@ class _Place:
 
 def _places(found: _File, notes: Notes) -> Iterator[_Place]:
     if found.target is not None:
-        yield _Place(found.target.name or "database", found.target.data_source_name, found.target.collectors, {})
+        target = found.target
+        labels = {"target": target.name} if target.name else {}
+        yield _Place(target.name or "database", target.data_source_name, target.collectors, labels)
     for job in found.jobs:
         for static in job.static_configs:
             for name, dsn in static.targets.items():
