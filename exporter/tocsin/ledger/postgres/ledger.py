@@ -231,7 +231,8 @@ class PostgresLedger(silences.KeepsSilences):
         for key, seq in [*queue.claimed.items()]:
             if seq in gone:
                 queue.end(seq, key)
-        queue.changed()
+        if gone:
+            queue.changed()
         return gone
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
