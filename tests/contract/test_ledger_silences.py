@@ -183,8 +183,8 @@ async def test_closed_silence_holds_nothing_more(ledger: Ledger, clock: Clock) -
     [head] = (await ledger.claim("hook", 10)).heads
     await ledger.end_silence("s")
     await ledger.close_silences()
-    assert await ledger.withhold("hook", Judged(held={head.seq: "s"}, passing=())) == set()
-    await ledger.settle([delivered(head)])
+    await ledger.withhold("hook", Judged(held={head.seq: "s"}, passing=()))
+    assert await sent(ledger) == [one.id]
     assert (await record(ledger, one)).status is Status.DELIVERED
 
 
@@ -268,3 +268,38 @@ async def test_silence_of_another_process_is_seen(opener: OpenLedger, tmp_path: 
     assert ledger.silences.due(clock.now)
     await command.close()
     await ledger.close()
+
+
+async def test_what_may_have_been_sent_is_not_dropped(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
+    """A process was killed after the receiver had accepted a `fired`. Its `resolved` is not lost."""
+    ledger = await opener(tmp_path / "killed", clock=clock)
+    await ledger.silence(silence(clock))
+    first = await episode(ledger, "1", Kind.FIRED)
+    await ledger.claim("hook", 10)
+    await ledger.close()  # with the claim
+    clock.advance(1)
+    ledger = await opener(tmp_path / "killed", clock=clock)
+    await ledger.recover("hook", clock.now, 0.0)
+    clock.advance(1)
+    rest = await episode(ledger, "1", Kind.RESOLVED, at=1001, start=1000)
+    whole = await episode(ledger, "2", Kind.FIRED, Kind.RESOLVED, at=2000)
+    await hold(ledger)
+    await ledger.end_silence("s")
+    [closed] = await ledger.close_silences()
+    assert (closed.released, closed.dropped) == (2, 2)
+    assert await sent(ledger) == ids([*first, *rest])
+    assert (await record(ledger, whole[0])).status is Status.DROPPED
+    await ledger.close()
+
+
+async def test_attempted_notification_is_not_dropped(ledger: Ledger, clock: Clock) -> None:
+    """The receiver may have it although it did not answer."""
+    await ledger.silence(silence(clock))
+    first = await episode(ledger, "1", Kind.FIRED)
+    [head] = (await ledger.claim("hook", 10)).heads
+    await ledger.settle([settlement(head, Status.PENDING)])
+    rest = await episode(ledger, "1", Kind.RESOLVED, at=1001, start=1000)
+    await hold(ledger)
+    await ledger.end_silence("s")
+    await ledger.close_silences()
+    assert await sent(ledger) == ids([*first, *rest])

@@ -23,6 +23,8 @@ class Queue:
         """Committed, not claimed, the first of their ordering key and without a time. By `seq`, which rises."""
         self.changes = 0
         """Rises with each change that `ready` does not show."""
+        self.resets = 0
+        """Rises when the order in the file has changed: what was read before may not be the first any more."""
         self._complete = False
         """Whether `ready` has all that may be sent and is not claimed, until `_next_at`."""
         self._next_at: float | None = None
@@ -47,6 +49,7 @@ class Queue:
     def reset(self) -> None:
         """The file is to be read, whatever memory holds."""
         self.ready.clear()
+        self.resets += 1
         self.changed()
 
     def end(self, seq: int, ordering_key: str) -> None:

@@ -14,7 +14,7 @@ from tocsin.model import Column, Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.ordering_key, n.digest, n.generation,
-           n.silence IS NOT NULL, n.passes <> 0,
+           n.silence IS NOT NULL, n.passes = 1,
            t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """

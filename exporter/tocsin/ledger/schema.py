@@ -113,7 +113,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE notifications ADD COLUMN silence TEXT;                       -- that holds it, or has held it last
-    ALTER TABLE notifications ADD COLUMN passes INTEGER NOT NULL DEFAULT 0;  -- no silence holds it any more
+    -- 1: no silence holds it any more. 2: it may have been sent, by a process that ended before it knew.
+    ALTER TABLE notifications ADD COLUMN passes INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX notifications_held ON notifications (silence, channel, created_at) WHERE status = 'held';
     CREATE TABLE silences (
       id         TEXT PRIMARY KEY,

@@ -33,7 +33,8 @@ HELD = """
       ) OR EXISTS (
         SELECT 1 FROM transitions AS u CROSS JOIN notifications AS m
         WHERE u.fingerprint = t.fingerprint AND u.started_at = t.started_at AND u.alert = t.alert
-          AND m.transition = u.id AND m.channel = n.channel AND {is_pending})
+          AND m.transition = u.id AND m.channel = n.channel AND {is_pending}),
+      n.passes = 2 OR n.attempts > 0
     FROM {rows} JOIN transitions AS t ON t.id = n.transition {where}
 """
 """Held notifications. Whether each goes on: see `tocsin.silences.ending.Held`."""
@@ -80,8 +81,8 @@ def values(silence: Silence) -> tuple[object, ...]:
 
 def held_of(row: Sequence[Any]) -> Held:
     """A held notification from the columns of `HELD`."""
-    *plain, kind, goes_on = row
-    return Held._make([*plain, Kind(kind), bool(goes_on)])
+    *plain, kind, goes_on, may_be_known = row
+    return Held._make([*plain, Kind(kind), bool(goes_on), bool(may_be_known)])
 
 
 # Reading.
@@ -132,20 +133,22 @@ def end(db: sqlite3.Connection, id_: str, now: float) -> bool:
 
 
 _HOLD = """
-    UPDATE notifications SET status = 'held', silence = ?1, ready_at = NULL WHERE seq = ?2 AND status = 'pending'
-      AND EXISTS (SELECT 1 FROM silences WHERE id = ?1 AND closed_at IS NULL AND ends_at > ?3)
+    UPDATE notifications SET status = 'held', silence = ?1, ready_at = NULL,
+      passes = CASE WHEN passes = 0 AND created_at <= ?3 THEN 2 ELSE passes END
+    WHERE seq = ?2 AND status = 'pending'
+      AND EXISTS (SELECT 1 FROM silences WHERE id = ?1 AND closed_at IS NULL)
     RETURNING channel, ordering_key
 """
 
 
-def withhold(db: sqlite3.Connection, channel: str, judged: Judged, now: float) -> set[int]:
-    """See `Outbox.withhold`."""
+def withhold(db: sqlite3.Connection, channel: str, judged: Judged, now: float, since: float) -> set[int]:
+    """See `Withholding.withhold`. `since`: what was written until then may have been sent by the process before."""
     gone: set[int] = set()
     freed = set()
     for seq, silence in judged.held.items():
-        if (key := db.execute(_HOLD, (silence, seq, now)).fetchone()) is not None:
-            gone.add(seq)
+        if (key := db.execute(_HOLD, (silence, seq, since)).fetchone()) is not None:
             freed.add(key)
+        gone.add(seq)  # or given back, where the silence has been closed: what it held goes before
     make_ready(db, freed)
     fingerprints = json.dumps([one.transition.fingerprint for one in judged.passing])
     before = earlier(judged, db.execute(_OF_ROWS, (channel, fingerprints)))
@@ -222,8 +225,8 @@ def _drop(db: sqlite3.Connection, held: Sequence[Held], why: Mapping[int, str], 
 def _free(db: sqlite3.Connection, held: Sequence[Held], now: float, *, passes: bool) -> None:
     """Make held notifications pending again. Waiting does not count against `max_age`."""
     db.executemany(
-        "UPDATE notifications SET status = 'pending', created_at = ?, passes = ? WHERE seq = ?",
-        ((now, passes, one.seq) for one in held),
+        "UPDATE notifications SET status = 'pending', created_at = ?, passes = max(passes * ?, ?) WHERE seq = ?",
+        ((now, not passes, passes, one.seq) for one in held),
     )
     _count(db, "released", held)
     order_again(db, {(one.channel, one.ordering_key) for one in held})

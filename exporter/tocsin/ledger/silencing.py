@@ -27,7 +27,8 @@ class Withholding(Protocol):
     async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
         """Hold claimed notifications, except for silences that have been closed meanwhile, and end their claims.
         Held notifications of the row of one that passes go before it: they become pending, to pass as well, without
-        what came and went. Returns by `seq` what is not to be sent now: what is held, and what passes after others."""
+        what came and went. Returns by `seq` what is not to be sent now: what is held, what a closed silence can no
+        longer hold, and what passes after others."""
         ...
 
 

@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -63,6 +64,8 @@ class SqliteLedger(silences.KeepsSilences):
     ) -> None:
         self.fault: LedgerError | None = None
         self.sharing: Sharing = Alone()
+        # Before the silences are read: one that is made in between is then seen as a change.
+        self._version: int = one(connection, "PRAGMA data_version")
         self.silences = OpenSilences(silences.unclosed(connection))
         self._path = path
         self._lock = lock
@@ -75,8 +78,8 @@ class SqliteLedger(silences.KeepsSilences):
         self._shapes = Shapes()
         self._appender = Appender(connection)
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
+        self._since: dict[str, float] = {}  # by channel; what was written until then may have been sent before
         self._closed = False
-        self._version: int = one(connection, "PRAGMA data_version")
 
     def now(self) -> float:
         return self._clock()
@@ -148,6 +151,7 @@ class SqliteLedger(silences.KeepsSilences):
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
         # In the writer's queue, so that what was queued before is on disk.
         await self._write(lambda db: outbox.recover(db, channel, since, ready_at))
+        self._since[channel] = since
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
 
@@ -165,10 +169,13 @@ class SqliteLedger(silences.KeepsSilences):
         in_memory = queue.claim(limit, now)
         if in_memory is not None:
             return in_memory
-        # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
-        claimed, changes = list(queue.claimed), queue.changes
-        read = await self._read(lambda db: outbox.claim(db, self._shapes, queue.ready, channel, claimed, limit, now))
-        return queue.was_read(read, changes)
+        while True:
+            # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
+            claimed, changes, resets = list(queue.claimed), queue.changes, queue.resets
+            job = partial(outbox.claim, shapes=self._shapes, known=queue.ready, channel=channel, claimed=claimed)
+            read = await self._read(partial(job, limit=limit, now=now))
+            if queue.resets == resets:
+                return queue.was_read(read, changes)
 
     async def release(self, notifications: Sequence[Notification]) -> None:
         for notification in notifications:
@@ -204,14 +211,16 @@ class SqliteLedger(silences.KeepsSilences):
         await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused))
 
     async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
-        now = self._clock()
-        gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now))
+        now, since = self._clock(), self._since.get(channel, 0.0)
+        gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now, since))
         queue = self._queues[channel]
         for key, seq in [*queue.claimed.items()]:
             if seq in gone:
                 queue.end(seq, key)
         if gone:
-            queue.changed()
+            queue.reset()
+        if judged.held:
+            await self._read_silences()  # one of them may have been closed
         return gone
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:

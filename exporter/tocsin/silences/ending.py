@@ -24,6 +24,8 @@ class Held(NamedTuple):
     kind: Kind
     goes_on: bool
     """Whether its episode still fires, or has a pending notification for the channel that is not held."""
+    may_be_known: bool = False
+    """Whether the receiver may have it: an attempt failed, or was under way when a process ended."""
 
 
 def came_and_went(held: Iterable[Held]) -> dict[int, str]:
@@ -32,7 +34,7 @@ def came_and_went(held: Iterable[Held]) -> dict[int, str]:
 
     Events and reminders belong to a moment that has passed. An episode whose `fired` was held is over if its `resolved`
     was held too or, where the channel gets none, if it no longer fires. Its changes in between go with it. A `resolved`
-    of what was announced before is sent.
+    of what was announced before, or may have been, is sent.
     """
     why: dict[int, str] = {}
     begun: defaultdict[tuple[str, str, str, int], list[Held]] = defaultdict(list)
@@ -42,7 +44,7 @@ def came_and_went(held: Iterable[Held]) -> dict[int, str]:
             why[one.seq] = EVENT
         elif one.kind is Kind.REPEATED:
             why[one.seq] = REPEATED
-        elif one.kind is Kind.FIRED or episode:
+        elif (one.kind is Kind.FIRED and not one.may_be_known) or episode:
             episode.append(one)
             if one.kind is Kind.RESOLVED:
                 why |= {each.seq: EPISODE for each in episode}

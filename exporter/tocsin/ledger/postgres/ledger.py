@@ -232,7 +232,9 @@ class PostgresLedger(silences.KeepsSilences):
             if seq in gone:
                 queue.end(seq, key)
         if gone:
-            queue.changed()
+            queue.reset()
+        if judged.held:
+            await self._read_silences()  # one of them may have been closed
         return gone
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:

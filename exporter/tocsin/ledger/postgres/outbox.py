@@ -19,7 +19,7 @@ _KEPT_ATTEMPTS = 50
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.ordering_key, n.digest, n.generation,
-           n.silence IS NOT NULL, n.passes <> 0,
+           n.silence IS NOT NULL, n.passes = 1,
            t.alert, t.fingerprint, t.kind, t.started_at, t.at, s.columns, t."row", t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition JOIN shapes AS s ON s.id = t.shape
 """
@@ -62,7 +62,7 @@ _CLAIMED = """
 """
 """The members of a request, and whether the ordering key of one is claimed."""
 _RECOVER = """
-    UPDATE notifications AS n SET owner = NULL,
+    UPDATE notifications AS n SET owner = NULL, passes = CASE WHEN n.passes = 0 THEN 2 ELSE n.passes END,
       ready_at = CASE WHEN n.created_at <= %s THEN greatest(n.ready_at, %s) ELSE n.ready_at END
     WHERE n.channel = %s AND n.status = 'pending' AND n.owner IS NOT NULL
       AND (n.owner = %s OR NOT EXISTS (SELECT FROM instances WHERE epoch = n.owner))
@@ -143,7 +143,11 @@ def release(db: Transaction, seqs: Sequence[int], owner: int) -> None:
 
 def release_all(db: Transaction, owner: int) -> None:
     """Give back what a process has claimed."""
-    db.add("UPDATE notifications SET owner = NULL WHERE owner = %s AND status = 'pending'", (owner,))
+    db.add(
+        "UPDATE notifications SET owner = NULL, passes = CASE WHEN passes = 0 THEN 2 ELSE passes END"
+        " WHERE owner = %s AND status = 'pending'",
+        (owner,),
+    )
 
 
 def recover(db: Transaction, channel: str, owner: int, since: float, ready_at: float) -> None:

@@ -207,7 +207,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     ALTER TABLE notifications ADD COLUMN silence text;                       -- that holds it, or has held it last
-    ALTER TABLE notifications ADD COLUMN passes integer NOT NULL DEFAULT 0;  -- 1: no silence holds it any more
+    -- 1: no silence holds it any more. 2: it may have been sent, by a process that ended before it knew.
+    ALTER TABLE notifications ADD COLUMN passes integer NOT NULL DEFAULT 0;
     CREATE INDEX notifications_held ON notifications (silence, channel, created_at) WHERE status = 'held';
     CREATE TABLE silences (
       id         text PRIMARY KEY,

@@ -50,7 +50,7 @@ _OF_ROWS = HELD.format(
     rows="notifications AS n",
     where=f"{_ASKED} AND n.channel = %s AND {_IS_HELD} ORDER BY n.seq FOR UPDATE OF n",
 )
-_OPEN = "SELECT id FROM silences WHERE id = ANY(%s) AND closed_at IS NULL AND ends_at > %s ORDER BY id FOR UPDATE"
+_OPEN = "SELECT id FROM silences WHERE id = ANY(%s) AND closed_at IS NULL ORDER BY id FOR UPDATE"
 """Who closes one of them waits until the end of this transaction, and then finds what it holds."""
 
 # Reading.
@@ -107,11 +107,12 @@ async def withhold(db: Transaction, channel: str, judged: Judged, now: float, ow
     """See `Outbox.withhold`."""
     gone: set[int] = set()
     if judged.held:
-        found = await db.get(_OPEN, (sorted({*judged.held.values()}), now))
+        found = await db.get(_OPEN, (sorted({*judged.held.values()}),))
         still = {id_ for (id_,) in found.rows}
         given = [(seq, silence) for seq, silence in sorted(judged.held.items()) if silence in still]
         held = await db.get(_HOLD, (rows_text(("seq", "silence"), given),))
-        gone |= {seq for seq, *_ in held.rows}
+        gone |= judged.held.keys()  # or given back, where the silence has been closed: what it held goes before
+        db.add(_RELEASE, (sorted(gone), owner))
         make_ready(db, {(name, key) for _, name, key in held.rows})
     fingerprints = names_text(one.transition.fingerprint for one in judged.passing)
     rows = await db.get(_OF_ROWS, (fingerprints, storable(channel)))
@@ -175,8 +176,9 @@ def _drop(db: Transaction, held: Sequence[Held], why: Mapping[int, str], now: fl
 def _free(db: Transaction, held: Sequence[Held], now: float, *, passes: bool) -> None:
     """Make held notifications pending again. Waiting does not count against `max_age`."""
     db.add(
-        "UPDATE notifications SET status = 'pending', created_at = %s, passes = %s WHERE seq = ANY(%s)",
-        (now, int(passes), [one.seq for one in held]),
+        "UPDATE notifications SET status = 'pending', created_at = %s, passes = CASE WHEN %s THEN 1 ELSE passes END"
+        " WHERE seq = ANY(%s)",
+        (now, passes, [one.seq for one in held]),
     )
     _count(db, "released", held)
     order_again(db, {(one.channel, one.ordering_key) for one in held})
