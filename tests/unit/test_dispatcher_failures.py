@@ -103,6 +103,19 @@ async def test_rate_limit_of_receiver_stops_the_channel(harness: DispatcherHarne
     await harness.delivered(*ids)
 
 
+async def test_rate_limit_without_a_time_has_growing_waits(harness: DispatcherHarness) -> None:
+    """Such attempts do not count, so nothing else makes the waits longer."""
+    channel = FakeChannel(lambda _message: Retry(Reason.RATE_LIMITED, free=True))
+    harness.start(channel, rate_limit=100.0)
+    (id_,) = await harness.fire("1")
+    for _ in range(120):
+        await harness.advance(1)
+    assert 6 <= channel.attempts(id_) <= 8  # after 1, 2, 4, ... 60 seconds
+    channel.answer = deliver
+    await harness.advance(60)
+    await harness.delivered(id_)
+
+
 # Pauses and outages.
 
 

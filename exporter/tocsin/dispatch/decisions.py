@@ -175,6 +175,8 @@ class Health:
         self._streak = Streak()
         self._outages = 0
         self._pauses = 0
+        self._limits = 0
+        self._slow_until = 0.0
         self._trouble = ""
         self._logged = False  # that the channel does not deliver, and not yet that it does again
         self._hold_until = 0.0
@@ -236,11 +238,11 @@ class Health:
         answers = [result for result in results if isinstance(result, Delivered) or result.reason not in _OWN]
         if not answers:
             return
-        for result in answers:
-            # A rate limit is one of the channel: nothing is sent before the time that the receiver named.
-            if isinstance(result, Retry) and result.reason is Reason.RATE_LIMITED and result.after:
-                self._next_send = max(self._next_send, now + result.after)
-                self.news = Hold(self._next_send, "")
+        limited = [one for one in answers if isinstance(one, Retry) and one.reason is Reason.RATE_LIMITED]
+        if limited:
+            self._slow_down(limited, now)
+        elif any(isinstance(one, Delivered) for one in answers):
+            self._limits = 0
         paused = next((result for result in answers if isinstance(result, Paused)), None)
         outages = [result for result in answers if isinstance(result, Retry) and result.reason in _OUTAGE]
         if paused is not None:
@@ -255,6 +257,19 @@ class Health:
                 self._announced, self.news = False, Hold(self._next_send, "")
 
     # Sends that run at the same time fail together: that is one step of the waits, not many.
+
+    def _slow_down(self, limited: Sequence[Retry], now: float) -> None:
+        """A rate limit is one of the channel: nothing is sent before the time that the receiver named. Where it named
+        none, the waits grow, since these attempts do not count."""
+        asked = max(one.after or 0.0 for one in limited)
+        if not asked:
+            if now < self._slow_until:
+                return
+            asked = self._policy.backoff.delay(self._limits, self._chance)
+            self._limits += 1
+            self._slow_until = now + asked
+        self._next_send = max(self._next_send, now + asked)
+        self.news = Hold(self._next_send, "")
 
     def _pause(self, paused: Paused, now: float) -> None:
         self._trouble = f"{paused.reason}: {paused.detail}"
