@@ -51,7 +51,9 @@ def test_settings_of_postgres_are_set_in_each_transaction() -> None:
         {"host": "h", "user": "u", "statement_timeout": "1500ms", "options": {"search_path": "a, b"}}
     )
     assert settings.configured() == []
-    assert "('statement_timeout', '1500ms'), ('search_path', 'a, b')" in settings.begin().as_string(None)
+    made = settings.begin().as_string(None)
+    assert """; SET LOCAL "statement_timeout" TO '1500ms'; """ in made
+    assert "; SELECT pg_catalog.set_config('search_path', 'a, b', true)" in made  # `SET` would make one name of it
 
 
 def test_invalid_dsn_is_not_repeated() -> None:
