@@ -157,6 +157,12 @@ def test_file_that_was_cut_off_is_read_to_its_last_line(alert: RowAlert, tmp_pat
         ),
         (b'{"format": "tocsin recording", "version": 1}\n', "nothing was recorded"),
         (b'{"format": "tocsin recording", "version": 1}\n{"rows": "late", "at": 1}\n', "line 2 is damaged"),
+        (b'{"format": "tocsin recording"}\n', "not a recording of `tocsin record`"),
+        (b'{"format": "tocsin recording", "version": "1"}\n', "not a recording of `tocsin record`"),
+        (b'{"format": "tocsin recording", "version": 2}\n', "written by a newer version of Tocsin;"),
+        (b'{"format": "tocsin recording", "version": 1}\n[1]\n', "line 2 is damaged"),
+        (b'{"format": "tocsin recording", "version": 1}\n{"rows": "\\ud800"}\n', "not a recording, or a damaged one"),
+        (b"[" * 100_000 + b"\n", "not a recording, or a damaged one"),
     ],
 )
 def test_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words: str) -> None:
@@ -165,6 +171,31 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words
         list(Recording(tmp_path / "r.gz").items())
     assert words in str(caught.value)
     assert "r.gz" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (2, {"at": None}),
+        (2, {"at": float("nan")}),
+        (2, {"columns": [[1, "x", None]]}),
+        (2, {"frontier": "x"}),
+        (2, {"firings": [["f", "firing", 1, 2, ["1"], [[1, ["1"]]]]]}),
+        (3, {"frontier": 10**30}),
+        (3, {"updates": [[20, 1, ["1"]]]}),
+        (3, {"updates": [[20, 1, "abc"]]}),
+        (3, {"rows": "another"}),
+        (3, {"rows": None, "events": "shop", "columns": [[]], "list": [{"columns": 5}]}),
+    ],
+)
+def test_line_with_wrong_values_is_named(alert: RowAlert, tmp_path: Path, line: int, change: Json) -> None:
+    """A recording is text once it is unpacked, and may have been changed by hand."""
+    lines = [{"format": "tocsin recording", "version": 1}, state(alert, ANN), rows(Batch(updates=[], frontier=41))]
+    changed = {**lines[line - 1], **change}
+    lines[line - 1] = {name: value for name, value in changed.items() if name != "rows" or value is not None}
+    (tmp_path / "r").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    with pytest.raises(NotARecordingError, match=f"line {line} is damaged"):
+        list(Recording(tmp_path / "r").items())
 
 
 def test_batches_without_changes_are_thinned(alert: RowAlert, tmp_path: Path) -> None:

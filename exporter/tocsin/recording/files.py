@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 
 from tocsin.errors import TocsinError
 from tocsin.model import Row
-from tocsin.recording.lines import Item, Json, State, item_of
+from tocsin.recording.lines import Item, Json, State, checked, item_of
 
 T = TypeVar("T")
 
@@ -100,10 +100,12 @@ class Recording:
         self.cut_off = False
         """Whether the end is missing."""
         header = next(self._lines(), None)
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
+        version = header.get("version") if isinstance(header, dict) and header.get("format") == FORMAT else None
+        if not isinstance(header, dict) or not isinstance(version, int):
             raise NotARecordingError(f"{path}: not a recording of `tocsin record`")
-        if header["version"] > VERSION:
-            raise NotARecordingError(f"{path}: written by a newer version of Tocsin ({header['tocsin']}); use that one")
+        if version > VERSION:
+            newer = f" ({header['tocsin']})" if "tocsin" in header else ""
+            raise NotARecordingError(f"{path}: written by a newer version of Tocsin{newer}; use that one")
         self.header: Json = header
         self.overview = self._overview()
 
@@ -115,8 +117,8 @@ class Recording:
             if isinstance(item, State):
                 states.setdefault(item.alert, item)
             if "events" in line:
-                sources[str(line["events"])] = None
-            times = [*times[:1], float(line["at"])]
+                sources[line["events"]] = None
+            times = [*times[:1], line["at"]]
         if not times:
             raise NotARecordingError(f"{self._path}: nothing was recorded")
         return Overview(states=states, sources=tuple(sources), start=times[0], end=times[-1])
@@ -128,10 +130,11 @@ class Recording:
             yield item
 
     def _each(self, read: Callable[[Json], T]) -> Iterator[tuple[Json, T]]:
-        lines = self._lines()
+        lines, widths = self._lines(), dict[str, int]()
         next(lines)
-        for number, line in enumerate(lines, start=2):
+        for number, unknown in enumerate(lines, start=2):
             try:
+                line = checked(unknown, widths)
                 item = read(line)
             except (LookupError, TypeError, ValueError, AttributeError):
                 raise NotARecordingError(f"{self._path}: line {number} is damaged") from None
@@ -144,9 +147,9 @@ class Recording:
             for piece in self._unpacked():
                 *whole, rest = (rest + piece).split(b"\n")
                 for line in whole:
-                    yield json.loads(line)
+                    yield _parsed(line)
             self.cut_off = self.cut_off or bool(rest)
-        except (zlib.error, ValueError):
+        except (zlib.error, ValueError, RecursionError):
             raise NotARecordingError(f"{self._path}: not a recording, or a damaged one") from None
         except OSError as error:
             raise NotARecordingError(f"{self._path}: cannot be read: {error.strerror}") from None
@@ -164,6 +167,14 @@ class Recording:
                 yield unpack.decompress(chunk)
                 chunk = file.read(_CHUNK)
             self.cut_off = not unpack.eof
+
+
+def _parsed(line: bytes) -> Any:
+    """Raises ValueError, also for half of a surrogate pair, which nothing could store, or RecursionError."""
+    found = json.loads(line)
+    if b"\\u" in line:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 class _Contents:

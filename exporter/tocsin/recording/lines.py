@@ -10,7 +10,10 @@ again where its columns changed or the recording was interrupted.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, NoReturn, NotRequired, TypeAlias
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from tocsin.firing import Firing, Phase
 from tocsin.model import Batch, Column, Columns, Event
@@ -56,6 +59,77 @@ class Events:
 
 
 Item: TypeAlias = State | Rows | Events
+
+
+# What is read from a file, which may have been changed by hand.
+
+_Moment = Annotated[float, Field(ge=0, le=253_402_300_799, allow_inf_nan=False)]
+_Number = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+_Row: TypeAlias = tuple[str | None, ...]
+_Shape: TypeAlias = list[tuple[str, _Number, _Number]]
+_Firing: TypeAlias = tuple[str, str, _Number, _Number, _Row, list[tuple[_Number, _Row]]]
+
+
+class _StateLine(TypedDict):
+    state: str
+    at: _Moment
+    source: str
+    subject: dict[str, str]
+    definition: str
+    columns: _Shape
+    frontier: _Number | None
+    firings: list[_Firing]
+
+
+class _RowsLine(TypedDict):
+    rows: str
+    at: _Moment
+    frontier: _Number
+    snapshot: NotRequired[_Number | None]
+    polled: NotRequired[bool]
+    note: NotRequired[str]
+    updates: list[tuple[_Number, _Number, _Row]]
+    changes: NotRequired[list[tuple[_Number, _Row]]]
+
+
+class _EventLine(TypedDict):
+    name: str
+    id: str
+    at: _Number
+    columns: int
+    row: _Row
+
+
+class _EventsLine(TypedDict):
+    events: str
+    at: _Moment
+    columns: list[_Shape]
+    list: list[_EventLine]
+
+
+_STATE, _ROWS, _EVENTS = TypeAdapter(_StateLine), TypeAdapter(_RowsLine), TypeAdapter(_EventsLine)
+
+
+def checked(line: Any, widths: dict[str, int]) -> Json:
+    """Return a line if it is one. Raises LookupError, TypeError or ValueError. `widths`: how many columns each alert on
+    rows has; kept up to date."""
+    if "state" in line:
+        state = _STATE.validate_python(line)
+        width = widths[state["state"]] = len(state["columns"])
+        rows = [row for *_, row, counts in state["firings"] for row in (row, *(one for _, one in counts))]
+        return {**state} if all(len(row) == width for row in rows) else _differs()
+    if "rows" in line:
+        batch = _ROWS.validate_python(line)
+        width = widths[batch["rows"]]
+        rows = [row for *_, row in (*batch["updates"], *batch.get("changes", ()))]
+        return {**batch} if all(len(row) == width for row in rows) else _differs()
+    events = _EVENTS.validate_python(line)
+    wide = (len(one["row"]) == len(events["columns"][one["columns"]]) for one in events["list"])
+    return {**events} if all(wide) else _differs()
+
+
+def _differs() -> NoReturn:
+    raise ValueError("a row has another number of values than there are columns")
 
 
 def line_of(seen: Seen, at: float) -> Json:
