@@ -9,7 +9,7 @@ from support.live import ANN, BOB, COLUMNS, Server, TextRow, source
 from support.materialize import RELEASES, MaterializeDouble, ServerError, encode, errors
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
-from tocsin.errors import SourceReason
+from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.base import Subject
 
 ORDERS = "public.orders"
@@ -249,6 +249,19 @@ async def test_cancelled_stream_closes_its_connection(double: MaterializeDouble)
     await asyncio.wait({task}, timeout=SOON)
     assert task.cancelled()
     await asyncio.wait_for(double.unsubscribed(view), SOON)
+    await gone(double)
+
+
+async def test_view_that_only_select_accepts_is_refused_by_check(double: MaterializeDouble) -> None:
+    """One with `now()`. Parse and Describe of the SUBSCRIBE succeed, too."""
+    view = double.create(ORDERS, COLUMNS, rows=[ANN])
+    asked = source(double)
+    assert await asked.sample(Subject(relation=ORDERS)) == ANN
+    view.refused = errors.no_subscription("current_timestamp")
+    await asked.describe(Subject(relation=ORDERS))
+    with pytest.raises(SourceError, match="cannot materialize call to current_timestamp") as refused:
+        await asked.sample(Subject(relation=ORDERS))
+    assert str(refused.value) == str(await error_of(asked, ORDERS))
     await gone(double)
 
 

@@ -29,6 +29,15 @@ def unknown_item(name: str) -> ServerError:
     return ServerError("XX000", f"unknown catalog item '{name}'")
 
 
+def no_subscription(call: str) -> ServerError:
+    return ServerError("XX000", f"internal error: internal error in optimizer: cannot materialize call to {call}")
+
+
+def bounds_are_crossed(as_of: int) -> ServerError:
+    text = f"subscription lower bound (`AS OF`) is greater than its upper bound (`UP TO`): {as_of} > 1"
+    return ServerError("22000", text)
+
+
 def unknown_cluster(name: str) -> ServerError:
     return ServerError("XX000", f"unknown cluster '{name}'")
 

@@ -99,6 +99,8 @@ class Relation:
         self.silent = False
         self.denied: set[str] = set()
         self.gone: ServerError | None = None
+        self.refused: ServerError | None = None
+        """Why it can be selected from, and not subscribed to."""
         self.streams: set[Stream] = set()
         self.since = clock()
         self.upper = self.since + 1

@@ -24,11 +24,12 @@ _TARGET = (
 )
 _SUBSCRIBE = rf"SUBSCRIBE {_TARGET} WITH \(PROGRESS(?:, SNAPSHOT = false)?\)(?: AS OF AT LEAST (?P<as_of>\d+))?"
 
-Kind = Literal["subscribe", "copy", "sample", "plan", "insights", "set"]
+Kind = Literal["subscribe", "copy", "trial", "sample", "plan", "insights", "set"]
 
 _PATTERNS: dict[Kind, str] = {
     "subscribe": _SUBSCRIBE,
     "copy": rf"COPY \({_SUBSCRIBE}\) TO STDOUT",
+    "trial": rf"{_SUBSCRIBE} UP TO 1",
     "sample": rf"SELECT \* FROM {_TARGET} LIMIT (?P<limit>[01])",
     "plan": rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}",
     "insights": r"EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 \+ 1",
@@ -183,6 +184,8 @@ class Session:
         if kind == "insights":
             return _document({"cluster": {"name": cluster.name, "id": {"User": cluster.number}}})
         relation, places = self._selected(asked, self._user)
+        if kind == "trial":
+            raise relation.refused or errors.bounds_are_crossed(relation.upper - 1)
         wanted = int(asked["limit"] or 0)
         # A query for no rows is answered from the plan.
         if wanted:
@@ -214,6 +217,8 @@ class Session:
     async def _copy(self, asked: dict[str, str | None]) -> None:
         relation, places = self._selected(asked, self._user)
         cluster = _running(self._server.cluster(self._cluster))
+        if relation.refused is not None:
+            raise relation.refused
         stream = Stream(relation, cluster, places, self._as_of(asked["as_of"], relation, cluster))
         self._server.listeners.add(self._news)
         relation.streams.add(stream)
