@@ -2,8 +2,9 @@
 servers are shared by all processes of a run; the end of a run names the live server. A database of its own for each
 test that asks for one."""
 
+import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
@@ -38,6 +39,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the run."""
     if not hasattr(config, "workerinput"):
         shared.end()
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """Commands that run in this process set up logging, with which later tests would see no warnings."""
+    root, configuration = logging.getLogger(), structlog.get_config()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    structlog.configure(**configuration)
 
 
 @pytest.fixture

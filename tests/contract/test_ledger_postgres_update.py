@@ -14,6 +14,7 @@ from support.tocsin import write
 from tocsin.cli import main
 from tocsin.ledger.postgres import LedgerServer, open_ledger, schema
 
+NOW = len(schema.MIGRATIONS)
 NEXT = "\n    ALTER TABLE ledger ADD more integer;\n    "
 
 
@@ -55,11 +56,11 @@ async def version(database: Database) -> int:
 async def test_tables_are_made_once(run: Run, config: Path, database: Database) -> None:
     status, output, errors = await run(config)
     assert (status, errors) == (0, "")
-    assert output.endswith("schema tocsin were made (version 1)\n")
+    assert output.endswith(f"schema tocsin were made (version {NOW})\n")
     status, output, errors = await run(config)
     assert (status, errors) == (0, "")
-    assert output.endswith("schema tocsin are up to date (version 1); nothing was to do\n")
-    assert await version(database) == 1
+    assert output.endswith(f"schema tocsin are up to date (version {NOW}); nothing was to do\n")
+    assert await version(database) == NOW
     assert database.dsn not in output
 
 
@@ -75,22 +76,22 @@ async def test_update_is_refused_while_older_processes_run(
         status, output, errors = await run(config, *more)
         assert (status, output) == (3, "")
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        assert f"{who} runs the alerts on tables 1, with an older version of Tocsin; stop it first" in errors
+        assert f"{who} runs the alerts on tables {NOW}, with an older version of Tocsin; stop it first" in errors
     assert len(await fired(running, "1")) == 1
     await running.close()
     assert await run(config, "--dry-run") == (0, "ALTER TABLE ledger ADD more integer;\n", "")
-    assert await version(database) == 1
+    assert await version(database) == NOW
     status, output, _ = await run(config)
-    assert (status, output.endswith("schema tocsin were brought from version 1 to 2\n")) == (0, True)
-    assert await database.run("SELECT version, more FROM tocsin.ledger") == [(2, None)]
+    assert (status, output.endswith(f"schema tocsin were brought from version {NOW} to {NOW + 1}\n")) == (0, True)
+    assert await database.run("SELECT version, more FROM tocsin.ledger") == [(NOW + 1, None)]
 
 
 async def test_newer_tables_are_refused(run: Run, config: Path, database: Database) -> None:
     await run(config)
-    await database.run("UPDATE tocsin.ledger SET version = 7")
+    await database.run("UPDATE tocsin.ledger SET version = 70")
     for more in ([], ["--dry-run"]):
         status, output, errors = await run(config, *more)
-        assert (status, output, "written by a newer version of Tocsin (tables 7" in errors) == (3, "", True)
+        assert (status, output, "written by a newer version of Tocsin (tables 70" in errors) == (3, "", True)
 
 
 async def test_tables_belong_to_the_owner_of_the_schema(run: Run, config: Path, database: Database) -> None:

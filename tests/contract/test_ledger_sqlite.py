@@ -207,6 +207,16 @@ async def test_wrong_value_is_damage(path: Path, column: str) -> None:
     assert await damage(path)
 
 
+async def test_ledger_that_cannot_be_opened_leaves_no_thread(path: Path) -> None:
+    await open_ledger(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE transitions")
+    before = threading.active_count()
+    with pytest.raises(LedgerError):
+        open_ledger(path)
+    assert threading.active_count() == before
+
+
 async def test_empty_file_becomes_a_ledger(path: Path) -> None:
     path.touch()
     await use(path)

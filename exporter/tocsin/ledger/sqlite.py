@@ -71,12 +71,12 @@ class SqliteLedger(silences.KeepsSilences):
         self._lock = lock
         self._clock = clock
         self._connection = connection
+        self._appender = Appender(connection)  # before any thread begins, as it may fail
         self._writer = Writer(connection, observe)
         self._checkpoints = Checkpoints(path, connection)
         self._reader = Reader(path, "ledger reader")
         self._searcher = Reader(path, "ledger search")
         self._shapes = Shapes()
-        self._appender = Appender(connection)
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._since: dict[str, float] = {}  # by channel; what was written until then may have been sent before
         self._closed = False

@@ -76,8 +76,8 @@ class Materialize:
 
     async def sample(self, subject: Subject) -> Row | None:
         async with asking(self._config, self._config.snapshot_timeout) as wire:
-            # A SELECT may call now() where a SUBSCRIBE may not. This one ends at a time that is over, which is the error
-            # of one that is accepted.
+            # A SELECT may call now() where a SUBSCRIBE may not. This one ends at a time that is over: the error of one
+            # that is accepted.
             with suppress(psycopg.errors.DataException):
                 await wire.query(_subscribe(subject) + sql.SQL(" UP TO 1"))
             rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_target(subject)))
