@@ -10,10 +10,9 @@ again where its columns changed or the recording was interrupted.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, NoReturn, NotRequired, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import BaseModel, Field
 
 from tocsin.firing import Firing, Phase
 from tocsin.model import Batch, Column, Columns, Event
@@ -70,7 +69,7 @@ _Shape: TypeAlias = list[tuple[str, _Number, _Number]]
 _Firing: TypeAlias = tuple[str, str, _Number, _Number, _Row, list[tuple[_Number, _Row]]]
 
 
-class _StateLine(TypedDict):
+class _StateLine(BaseModel):
     state: str
     at: _Moment
     source: str
@@ -81,18 +80,18 @@ class _StateLine(TypedDict):
     firings: list[_Firing]
 
 
-class _RowsLine(TypedDict):
+class _RowsLine(BaseModel):
     rows: str
     at: _Moment
     frontier: _Number
-    snapshot: NotRequired[_Number | None]
-    polled: NotRequired[bool]
-    note: NotRequired[str]
+    snapshot: _Number | None = None
+    polled: bool = False
+    note: str = ""
     updates: list[tuple[_Number, _Number, _Row]]
-    changes: NotRequired[list[tuple[_Number, _Row]]]
+    changes: list[tuple[_Number, _Row]] = []
 
 
-class _EventLine(TypedDict):
+class _EventLine(BaseModel):
     name: str
     id: str
     at: _Number
@@ -100,36 +99,34 @@ class _EventLine(TypedDict):
     row: _Row
 
 
-class _EventsLine(TypedDict):
+class _EventsLine(BaseModel):
     events: str
     at: _Moment
     columns: list[_Shape]
     list: list[_EventLine]
 
 
-_STATE, _ROWS, _EVENTS = TypeAdapter(_StateLine), TypeAdapter(_RowsLine), TypeAdapter(_EventsLine)
-
-
 def checked(line: Any, widths: dict[str, int]) -> Json:
     """Return a line if it is one. Raises LookupError, TypeError or ValueError. `widths`: how many columns each alert on
     rows has; kept up to date."""
+    found: BaseModel
     if "state" in line:
-        state = _STATE.validate_python(line)
-        width = widths[state["state"]] = len(state["columns"])
-        rows = [row for *_, row, counts in state["firings"] for row in (row, *(one for _, one in counts))]
-        return {**state} if all(len(row) == width for row in rows) else _differs()
-    if "rows" in line:
-        batch = _ROWS.validate_python(line)
-        width = widths[batch["rows"]]
-        rows = [row for *_, row in (*batch["updates"], *batch.get("changes", ()))]
-        return {**batch} if all(len(row) == width for row in rows) else _differs()
-    events = _EVENTS.validate_python(line)
-    wide = (len(one["row"]) == len(events["columns"][one["columns"]]) for one in events["list"])
-    return {**events} if all(wide) else _differs()
-
-
-def _differs() -> NoReturn:
-    raise ValueError("a row has another number of values than there are columns")
+        found = state = _StateLine.model_validate(line)
+        widths[state.state] = len(state.columns)
+        rows = [row for *_, row, counts in state.firings for row in (row, *(one for _, one in counts))]
+        sizes = [(len(row), len(state.columns)) for row in rows]
+    elif "rows" in line:
+        found = batch = _RowsLine.model_validate(line)
+        width = widths[batch.rows]
+        sizes = [
+            (len(row), width) for row in (*(row for _, _, row in batch.updates), *(row for _, row in batch.changes))
+        ]
+    else:
+        found = events = _EventsLine.model_validate(line)
+        sizes = [(len(one.row), len(events.columns[one.columns])) for one in events.list]
+    if any(size != width for size, width in sizes):
+        raise ValueError("a row has another number of values than there are columns")
+    return found.model_dump(exclude_unset=True)
 
 
 def line_of(seen: Seen, at: float) -> Json:
