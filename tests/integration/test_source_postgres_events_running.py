@@ -134,7 +134,7 @@ async def test_survivor_takes_over_from_a_killed_process(database: Database, tmp
         await until_some(lambda: _all_taken(database, 1000))
         async with running(tmp_path, one, file="one.yaml"):
             # The killed process sends what is in its ledger when it is back.
-            await until_some(lambda: _all_sent(database, 1000))
+            await until_some(lambda: _all_sent(database, 1000), "all are sent", within=60)
     twice = Counter(await sent(database, "one") + await sent(database, "two"))
     assert sum(twice.values()) - 1000 <= 20, "both send at most the unacknowledged batch"
 
