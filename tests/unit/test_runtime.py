@@ -23,7 +23,7 @@ async def test_check_of_a_closed_ledger_says_nothing() -> None:
 
     async with asyncio.TaskGroup() as tasks:
         runtime = Runtime(tasks, Metrics("0"))
-        ledger: Any = SimpleNamespace(backlog=backlog)
+        ledger: Any = SimpleNamespace(backlog=backlog, fault=None)
         runtime.ledger = ledger
         maintenance = tasks.create_task(runtime.run_maintenance())
         await checking.wait()
@@ -31,6 +31,23 @@ async def test_check_of_a_closed_ledger_says_nothing() -> None:
         closed.set()
         await asyncio.sleep(0.05)
         assert runtime.ledger_fault == "standing by"
+        maintenance.cancel()
+
+
+async def test_fault_shows_while_maintenance_hangs() -> None:
+    """Behind a pooler whose server is away, a read waits for as long as it may."""
+    hanging = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        runtime = Runtime(tasks, Metrics("0"))
+        fault = LedgerError("the server is away", LedgerReason.FAILED)
+        ledger: Any = SimpleNamespace(backlog=hanging.wait, fault=None)
+        runtime.ledger = ledger
+        maintenance = tasks.create_task(runtime.run_maintenance())
+        await asyncio.sleep(0)
+        ledger.fault = fault
+        await until(lambda: runtime.ledger_fault == "the server is away", "the fault is reported")
+        ledger.fault = None
+        await until(lambda: not runtime.ledger_fault, "its end is reported")
         maintenance.cancel()
 
 

@@ -63,6 +63,8 @@ class Runtime:
         self.ledger_settings: LedgerSettings | None = None
         """Those of the open ledger."""
         self.ledger_fault = ""
+        self._not_kept_up: LedgerError | None = None
+        """Why the last maintenance of the ledger failed."""
         self.address = ""
         """Where it listens."""
         self.ending = ending or asyncio.Event()
@@ -271,6 +273,7 @@ class Runtime:
         """Check the ledger every second, and delete old notifications every minute, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._check_ledger(), name="check of the ledger")
+            tasks.create_task(self._keep_up(), name="maintenance of the ledger")
             tasks.create_task(self._keep_history(), name="history")
 
     async def _check_ledger(self) -> None:
@@ -279,10 +282,19 @@ class Runtime:
             if ledger is None:
                 self.metrics.ledger_up.set(not self.ledger_fault)  # none is needed, or it is waited for
             else:
-                failed = await self._failure(ledger)
-                if ledger is self.ledger:  # it may have been closed meanwhile, to wait for another configuration
-                    self._ledger_works() if failed is None else self._ledger_failed(failed)
+                failed = ledger.fault or self._not_kept_up
+                self._ledger_works() if failed is None else self._ledger_failed(failed)
             repeats.report()
+            await asyncio.sleep(_MAINTENANCE_EVERY)
+
+    # Apart from the check: a transaction that does not end would hold up what reports it.
+
+    async def _keep_up(self) -> None:
+        while True:
+            if (ledger := self.ledger) is not None:
+                failed = await self._failure(ledger)
+                # It may have been closed meanwhile, to wait for another configuration.
+                self._not_kept_up = failed if ledger is self.ledger else None
             await asyncio.sleep(_MAINTENANCE_EVERY)
 
     async def _failure(self, ledger: Ledger) -> LedgerError | None:
@@ -304,8 +316,6 @@ class Runtime:
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
         await self._follow_silences(ledger)
-        if ledger.fault is not None:
-            raise ledger.fault
 
     async def _follow_silences(self, ledger: Ledger) -> None:
         """Announce the silences that are active, each once, and close those whose end has come."""
@@ -334,7 +344,6 @@ class Runtime:
         self.outputs.rescan()
 
     async def _keep_history(self) -> None:
-        # Apart from the check: a transaction that does not end would hold up what reports it.
         while True:
             wait = _MAINTENANCE_EVERY
             if (ledger := self.ledger) is not None and self.config is not None and ledger.sharing.first:
