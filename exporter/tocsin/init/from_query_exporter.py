@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from tocsin.init import others, parameters, schedule
 from tocsin.init.others import Section
@@ -44,6 +45,13 @@ class _Query(Section):
     schedule: str | None = None
     timeout: float | None = None
     parameters: Any = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_sets(cls, given: Any) -> Any:
+        if not parameters.valid(given):
+            raise PydanticCustomError("parameters", "Input should be a list of mappings, or a mapping of such lists")
+        return given
 
 
 class _File(Section):

@@ -61,8 +61,13 @@ def validated(model: type[M], data: object, file: str) -> M:
     try:
         return model.model_validate(data if data is not None else {})
     except ValidationError as error:
-        found = [f"{file}: {_path(one['loc'])}: {one['msg']}" for one in error.errors(include_input=False)]
+        each = error.errors(include_input=False)
+        found = [f"{file}: {_path(one['loc'])}: {_MESSAGES.get(one['type'], one['msg'])}" for one in each]
         raise TocsinError("\n".join(found)) from None
+
+
+_MESSAGES = dict.fromkeys(("model_type", "dict_type"), "Input should be a mapping")
+"""Of errors whose own would name our classes and types."""
 
 
 def _path(loc: tuple[int | str, ...]) -> str:

@@ -15,15 +15,24 @@ _TOKEN = re.compile(
 )
 
 
+def valid(parameters: object) -> bool:
+    """Whether these are sets of values: none, a list of mappings, or a mapping of such lists."""
+    groups = [*parameters.values()] if isinstance(parameters, dict) else [parameters]
+    return parameters is None or all(
+        isinstance(group, list) and all(isinstance(one, dict) for one in group) for group in groups
+    )
+
+
 def sets(parameters: object) -> list[Mapping[str, Any]]:
-    """The sets of values with which a query runs: a list of them, or a mapping of lists whose combinations they are."""
+    """The sets of values with which a query runs: a list of them, or a mapping of lists whose combinations they are.
+    `parameters` are valid."""
     if isinstance(parameters, list):
-        return [one for one in parameters if isinstance(one, dict)]
+        return parameters
     if not isinstance(parameters, dict):
         return []
-    groups = [[(name, one) for one in values] for name, values in parameters.items() if isinstance(values, list)]
+    groups = [[(name, one) for one in values] for name, values in parameters.items()]
     return [
-        {f"{name}__{key}": value for name, one in choice for key, value in dict(one).items()}
+        {f"{name}__{key}": value for name, one in choice for key, value in one.items()}
         for choice in itertools.product(*groups)
     ]
 
