@@ -121,6 +121,8 @@ async def test_unreachable_servers_are_errors(tmp_path: Path) -> None:
     assert bad(found) == {("sources.shop", "connection", "error"), ("channels.hook", "receiver", "error")}
     assert "ann@127.0.0.1:9/shop" in found["sources.shop", "connection", "error"]
     assert measured(found, "fsync")
+    # What could not be asked is not said to be right.
+    assert [place for place, check, _ in found if check == "check"] == ["configuration"]
 
 
 async def test_channel_that_cannot_be_made_stops_no_check(database: Database, tmp_path: Path) -> None:

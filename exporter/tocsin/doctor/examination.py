@@ -72,12 +72,12 @@ async def _as_check_does(config: Config, parts: Parts) -> Sequence[Finding]:
     located = (config.places.located(one) for one in parts.unusable)
     online = await check_online(config, parts.sources, parts.channels)
     problems: Sequence[Problem] = [*dict.fromkeys([*check(config), *located, *online])]
+    wrong = {_part(one.path) for one in problems}
     # A server that does not answer is a finding of its own check.
     served = {f"sources.{name}" for name, one in config.sources.items() if isinstance(one.settings, Server)}
     problems = [one for one in problems if not (one.code == "source" and one.path in served)]
     found = [_finding(Severity.ERROR, one) for one in problems]
     found += [_finding(Severity.WARNING, one) for one in (*config.warnings, *await warnings_online(config))]
-    wrong = {_part(one.path) for one in problems}
     right = {"configuration": "it is valid here"}
     for alert in config.alerts.values():
         if hasattr(parts.sources.get(alert.source), "describe") and f"sources.{alert.source}" not in wrong:

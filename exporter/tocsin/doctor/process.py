@@ -9,6 +9,7 @@ from tocsin.config.parts import digest
 from tocsin.doctor.findings import SOON, Finding, Report
 from tocsin.settings import duration_text
 
+_GAP_FIX = "keep downtimes short; in Materialize, retain more history (the check `history`). PostgreSQL keeps none"
 _YOUNG = 120.0
 """Seconds after its start in which a process need not have been scraped."""
 _UNREAD = 300.0
@@ -73,7 +74,7 @@ def _alerts(alerts: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         if alert["gaps"]:
             count = alert["gaps"]
             words = f"{count} gap{'' if count == 1 else 's'} since its start: rows that came and went are not notified"
-            yield Report(place, "gaps").warning(words, "retain more history; see the check `history`")
+            yield Report(place, "gaps").warning(words, _GAP_FIX)
 
 
 def _scrapes(status: Mapping[str, Any]) -> Iterator[Finding]:
