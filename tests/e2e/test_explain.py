@@ -123,7 +123,7 @@ async def test_view_that_was_replaced_is_named(night: Night) -> None:
         await night.says("delivered at", "answered: 200")
         await night.database.run(VIEW + "60")
         text = await night.says("does not fire any more", "the definition of the view was changed")
-        has_all(text, "that was when this happened to the source")
+        has_all(text, "at about that time, this happened to the source")
         # Without a column that the alert names, and without the view.
         await night.database.run("DROP VIEW late_orders; CREATE VIEW late_orders AS SELECT id, customer FROM orders")
         await night.says("the alert is in error", "the relation has no column minutes")

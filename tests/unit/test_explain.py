@@ -101,7 +101,7 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
             GONE, status=status(last_error="the definition of the view was changed", last_error_at=START / 1000 + 61)
         ),
         Verdict.ABSENT,
-        ["that was when this happened to the source: the definition of the view was changed"],
+        ["at about that time, this happened to the source: the definition of the view was changed"],
     ),
     "the source failed once": (
         facts(status=status(last_error="db: connection lost", last_error_at=NOW - 3600)),
@@ -165,6 +165,13 @@ def test_verdict_is_said_with_its_reason(name: str) -> None:
     assert found.verdict is verdict
     for part in parts:
         assert part.lower() in said(found).lower(), said(found)
+
+
+@pytest.mark.parametrize("state", [State.ERROR, State.STALE, State.STARTING])
+def test_row_of_a_failing_source_does_not_resolve(state: State) -> None:
+    """Whatever happens in the view meanwhile."""
+    [step] = explain(facts(status=status(state))).next
+    assert step.text == "it resolves when the source works again and its row is not in the view"
 
 
 def test_steps_are_in_the_order_of_time() -> None:
@@ -355,6 +362,12 @@ def test_key_that_is_not_known_has_the_nearest() -> None:
     assert {one.fingerprint for one in found.nearest} == {one.fingerprint for one in KNOWN}
     several = find(Asked(values=("17",)), "late", ["id", "region"], KNOWN, hashed=True)
     assert (several.fingerprint, several.matches, len(several.nearest)) == (None, 2, 2)
+
+
+def test_key_with_notifications_is_listed_once() -> None:
+    with_notifications = [*KNOWN, replace(KNOWN[0], phase=None), replace(KNOWN[1], phase=None)]
+    found = find(Asked(), "late", ["id", "region"], with_notifications, hashed=True)
+    assert found.nearest == KNOWN
 
 
 @pytest.mark.parametrize("values", [("17", "eu", "x"), ("nosuch=1",)])

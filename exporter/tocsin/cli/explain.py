@@ -17,7 +17,7 @@ from tocsin.cli.tables import cell
 from tocsin.config import Config
 from tocsin.errors import TocsinError
 from tocsin.explain.keys import Asked
-from tocsin.explain.words import sentence
+from tocsin.explain.words import counted, sentence
 from tocsin.ledger.base import Ledger
 from tocsin.web import explanations, views
 
@@ -108,7 +108,7 @@ def _notification(one: Mapping[str, Any]) -> Lines:
     if len(answers) == 1:
         answers = []  # the sentences have it
     if len(answers) > _ANSWERS:
-        yield 2, f"{len(answers) - _ANSWERS} earlier attempts, which failed, too"
+        yield 2, f"{counted(len(answers) - _ANSWERS, 'earlier attempt', 'earlier attempts')} failed, too"
     for answer in answers[-_ANSWERS:]:
         yield 2, f"{answer['at']} {answer['outcome']}{_answer(answer)}"
     if one["request"] is not None:

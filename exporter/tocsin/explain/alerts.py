@@ -56,7 +56,7 @@ def explain(facts: Facts) -> Explanation:
         row=None if of is None else of.row,
         routes=routes,
         notifications=lives,
-        next=[*_next(name, judged, lives)],
+        next=[*_next(name, judged, lives, facts.status)],
         unknown=[*map(sentence, _unknown(facts))],
         nearest=facts.found.nearest,
     )
@@ -184,7 +184,7 @@ def _replacement(newest: Record, facts: Facts) -> Iterator[str]:
     status = facts.status
     if status is None or status.last_error_at is None or abs(status.last_error_at - newest.at / 1000) > _SAME_TIME:
         return
-    yield f"that was when this happened to the source: {status.last_error}"
+    yield f"at about that time, this happened to the source: {status.last_error}"
 
 
 _SAME_TIME = 30.0
@@ -221,6 +221,10 @@ def _source(facts: Facts, said: Sequence[str]) -> Iterator[str]:
     ):
         at = moment(status.last_error_at, facts.now)
         yield f"the last thing that happened to the source, at {at}: {status.last_error}"
+
+
+_FROZEN = frozenset({State.STARTING, State.ERROR, State.STALE})
+"""States in which the rows are not current."""
 
 
 def _state(status: AlertStatus, now: float) -> Iterator[str]:
@@ -273,7 +277,7 @@ def _silences(facts: Facts, of: Transition | None) -> Iterator[str]:
 # What happens next.
 
 
-def _next(name: str, judged: _Judged, lives: list[Life]) -> Iterator[Step]:
+def _next(name: str, judged: _Judged, lives: list[Life], status: AlertStatus | None) -> Iterator[Step]:
     steps = [one.next for one in lives if one.next is not None]
     if (timer := judged.timer) is not None:
         what = {
@@ -283,8 +287,14 @@ def _next(name: str, judged: _Judged, lives: list[Life]) -> Iterator[Step]:
         }
         steps.append(Step(at=timer.due, text=what[timer.name]))
     elif judged.verdict is Verdict.FIRING:
-        steps.append(Step(at=None, text="it resolves when its row leaves the view"))
+        steps.append(Step(at=None, text=_resolves(status)))
     yield from sorted(steps, key=lambda step: (step.at is None, step.at or 0.0))
+
+
+def _resolves(status: AlertStatus | None) -> str:
+    if status is not None and status.state in _FROZEN:
+        return "it resolves when the source works again and its row is not in the view"
+    return "it resolves when its row leaves the view"
 
 
 def _unknown(facts: Facts) -> Iterator[str]:

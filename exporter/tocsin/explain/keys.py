@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -70,12 +70,10 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
     if asked.fingerprint is not None:
         return Found(fingerprint=asked.fingerprint, matches=1)
     if not asked.values:
-        return Found(nearest=[*islice(candidates, NEAREST)])
+        return Found(nearest=[*islice(_distinct(candidates), NEAREST)])
     if len(asked.values) == 1 and _FINGERPRINT.fullmatch(asked.values[0]):
         return Found(fingerprint=asked.values[0], matches=1)
-    known: dict[str, Candidate] = {}
-    for one in candidates:
-        known.setdefault(one.fingerprint, one)
+    known = {one.fingerprint: one for one in _distinct(candidates)}
     pairs = _pairs(asked.values, key, known.values())
     matches = [one for one in known.values() if all(one.texts.get(name) == text for name, text in pairs.items())]
     if len(matches) == 1:
@@ -85,6 +83,15 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
         name = fingerprint(alert, [pairs[column] for column in key])
         return Found(fingerprint=name, nearest=nearest, pairs=pairs)
     return Found(matches=len(matches), nearest=nearest, pairs=pairs)
+
+
+def _distinct(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Each key once, as it comes first: one that fires has notifications, too."""
+    seen: set[str] = set()
+    for one in candidates:
+        if one.fingerprint not in seen:
+            seen.add(one.fingerprint)
+            yield one
 
 
 def shown(one: Candidate, key: Sequence[str]) -> dict[str, str | None]:

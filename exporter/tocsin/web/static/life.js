@@ -70,7 +70,7 @@ export function route(one) {
     ...sentences(one.says),
     make("div", { class: "facts" },
       ...Object.entries({ ...one.group, ...one.order }).map(([name, value]) => make("span", {}, `${name} `, plain(value ?? "null"))),
-      one.waiting ? make("span", {}, `${counted(one.waiting)} pending before it`) : null,
+      one.waiting ? make("span", {}, `${counted(one.waiting)} pending`) : null,
       one.window_ends ? make("span", {}, "next message ", past(one.window_ends)) : null),
   ];
 }
