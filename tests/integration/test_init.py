@@ -26,6 +26,11 @@ CREATE VIEW late_orders AS SELECT o.order_id, c.name AS customer,
 CREATE VIEW stock AS
   SELECT * FROM (VALUES ('A', 'nut', 3), ('A', 'bolt', 9), ('B', 'nut', 3)) s (shelf, item, left_over);
 CREATE VIEW broken AS SELECT 1 / (order_id - order_id) AS x FROM orders;
+CREATE VIEW repeated AS SELECT * FROM (VALUES ('A', 1.5), ('A', 1.5)) s (shelf, load);
+CREATE TABLE all_lines (region text, "order" int, line int, missing int, PRIMARY KEY (region, "order", line));
+INSERT INTO all_lines
+  SELECT r, o, n, 3 FROM unnest('{eu,us}'::text[]) r, generate_series(1, 2) o, generate_series(1, 2) n;
+CREATE VIEW lines AS SELECT * FROM all_lines WHERE missing > 0;
 CREATE TABLE visits AS SELECT n AS id, 'page ' || n % 3 AS page FROM generate_series(1, 150000) n;
 ANALYZE visits;
 """
@@ -119,6 +124,20 @@ def test_choices_of_the_user_are_kept(shop: str, folder: Path) -> None:
     assert (chosen["key"], chosen["labels"], chosen.get("value")) == (["item", "shelf"], ["shelf"], None)
     assert alert(folder / "shop.yaml", "late_orders")
     assert "fired stock shelf=A" in terminal.text
+
+
+def test_enter_takes_the_value_out_of_a_key_of_all_columns(shop: str, folder: Path) -> None:
+    with conversation("init", "--dsn", shop, cwd=folder) as terminal:
+        terminal.answer("What to watch", "repeated, lines")
+        terminal.answer("Key: columns that identify a row [shelf]", "")
+        terminal.answer("Labels", "")
+        terminal.answer("Value (- for none) [load]", "")
+        terminal.answer("Key: columns that identify a row [region,order,line]", "order,line")
+        for answer in ("Labels (- for none) [order,line,region]", "Value (- for none) [missing]", "Where to send"):
+            terminal.answer(answer, "")
+        terminal.answer("File to write", "")
+        assert terminal.ended() == 0, terminal.text
+    assert "# all columns: none is unique" in (folder / "tocsin.yaml").read_text()
 
 
 def test_existing_file_is_kept_unless_the_user_agrees(shop: str, folder: Path) -> None:

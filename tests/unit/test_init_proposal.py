@@ -15,7 +15,7 @@ from tocsin.init.definition import clocked
 from tocsin.init.document import Written, alert_name, commented, document, label_name, scalar
 from tocsin.init.facts import Facts, Inventory, Known, Relation, sql_name
 from tocsin.init.interview import Given, connected
-from tocsin.init.proposal import Proposal, proposal
+from tocsin.init.proposal import Choice, Proposal, proposal
 from tocsin.model import Column, Row
 from tocsin.sources.settings import PostgresConfig
 
@@ -71,6 +71,24 @@ def test_column_of_a_base_tables_key_is_preferred() -> None:
     made = proposal(facts({"name": TEXT, "shipment": INT}, rows, base_keys={"shipment": "shipments"}))
     assert made.key.columns == ("shipment",)
     assert "primary key of shipments" in made.key.why
+
+
+def test_base_tables_key_of_three_columns_is_the_key() -> None:
+    columns = {"region": TEXT, "order": INT, "line": INT, "missing": INT, "note": TEXT}
+    rows = [(r, o, n, "3", "a") for r in ("eu", "us") for o in ("1", "2") for n in ("1", "2")]
+    made = proposal(facts(columns, rows, base_keys=dict.fromkeys(("region", "order", "line"), "lines")))
+    key = ("region", "order", "line")
+    assert chose(made) == (key, (*key, "note"), ("missing",))
+    assert made.key.why == "unique in the 8 rows there are, primary key of lines"
+    assert not made.warnings
+
+
+def test_labels_and_value_follow_a_key_that_is_chosen() -> None:
+    columns = {"line": INT, "item": INT, "pieces": INT, "kind": TEXT}
+    rows = [("1", "1", "5", "a"), ("1", "2", "5", "a"), ("1", "1", "5", "a")]
+    assert proposal(facts(columns, rows)).value.columns == ("line",)
+    made = proposal(facts(columns, rows), Choice(("line", "item"), "chosen"))
+    assert chose(made) == (("line", "item"), ("line", "item", "kind"), ("pieces",))
 
 
 def test_rows_without_a_key_are_identified_by_all_columns_but_the_value() -> None:

@@ -9,7 +9,7 @@ from tocsin.config.semantics import NAME
 from tocsin.init.channels import Chosen, Place
 from tocsin.init.connection import Connection
 from tocsin.init.facts import Facts, Inventory
-from tocsin.init.proposal import Proposal
+from tocsin.init.proposal import Proposal, others
 
 _PLAIN = re.compile(r"[A-Za-z_/.][\w./@-]*|[0-9]{1,5}|[0-9]+(\.[0-9]+){3}")
 _NOT_TEXT = re.compile(r"(?i)y|n|yes|no|on|off|true|false|null|[.]?nan|[.]inf")
@@ -133,10 +133,7 @@ def _alert(name: str, proposal: Proposal, channel: Chosen) -> Iterator[str]:
     yield f"  {name}:"
     yield "    source: database"
     yield commented(f"    relation: {scalar(relation.name)}", f"{relation.kind}, {_rows(relation.rows)}")
-    key = proposal.key.columns
-    if not key:
-        moving = {*proposal.ignore.columns, *proposal.value.columns}
-        key = tuple(column.name for column in proposal.facts.columns if column.name not in moving)
+    key = proposal.key.columns or others(proposal)
     yield commented(f"    key: {flow(key)}", proposal.key.why or "all columns: none is unique")
     yield commented(f"    labels: {_labels(proposal.labels.columns)}", proposal.labels.why)
     if proposal.value.columns:

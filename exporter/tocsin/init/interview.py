@@ -11,7 +11,7 @@ from tocsin.init import server, terminal
 from tocsin.init.channels import CHANNELS, Chosen, chosen, missing
 from tocsin.init.connection import Connection, connection, default_dsn
 from tocsin.init.facts import Inventory, Relation, sql_name
-from tocsin.init.proposal import Choice, Proposal, proposal
+from tocsin.init.proposal import Choice, Proposal, others, proposal
 from tocsin.postgres import name_parts
 
 _MATERIALIZE_PORT = 6875
@@ -143,7 +143,10 @@ def _asked(one: Proposal) -> Proposal:
     columns = [column.name for column in one.facts.columns]
     print(terminal.printable(f"  columns: {', '.join(columns)}"))
     stable = [name for name in columns if name not in one.ignore.columns]
-    key = _choice("Key: columns that identify a row", one.key, stable, none=False)
+    proposed = one.key if one.key.columns else Choice(others(one), "")
+    key = _choice("Key: columns that identify a row", proposed, stable, none=False)
+    if key != proposed:  # labels and value depend on it
+        one = proposal(one.facts, key)
     labels = _choice("Labels (- for none)", one.labels, columns, none=True)
     value = _choice("Value (- for none)", one.value, columns, none=True)
     return replace(one, key=key, labels=labels, value=replace(value, columns=value.columns[:1]))

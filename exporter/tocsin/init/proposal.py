@@ -3,9 +3,10 @@ Pure."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import prod
 
 from tocsin.init.definition import clocked
 from tocsin.init.facts import Facts
@@ -95,17 +96,23 @@ class _Column:
         return 3 if self.oid in _INTEGERS else 4 if self.oid in _MOMENTS else None
 
 
-def proposal(facts: Facts) -> Proposal:
-    """Propose key, labels and value of a relation."""
+def proposal(facts: Facts, key: Choice | None = None) -> Proposal:
+    """Propose key, labels and value of a relation. `key`: one that is chosen already."""
     columns = _columns(facts)
     restless = [column for column in columns if column.restless]
-    key = _key(facts, columns)
+    key = key or _key(facts, columns)
     labels = _labels(facts, columns, key.columns)
     value = _value(columns, {*key.columns, *labels.columns})
     ignore = Choice(tuple(column.name for column in restless), _because(restless))
     return Proposal(
         facts=facts, key=key, labels=labels, value=value, ignore=ignore, warnings=tuple(_warnings(facts, key, restless))
     )
+
+
+def others(proposal: Proposal) -> tuple[str, ...]:
+    """The columns that are neither the value nor changing at every reading: the key where nothing else is one."""
+    moving = {*proposal.ignore.columns, *proposal.value.columns}
+    return tuple(column.name for column in proposal.facts.columns if column.name not in moving)
 
 
 def _columns(facts: Facts) -> list[_Column]:
@@ -158,6 +165,7 @@ def _key(facts: Facts, columns: Sequence[_Column]) -> Choice:
         few = "there are no rows to measure" if not facts.rows else "there is only one row to measure"
         return Choice(tuple(one.name for one in candidates[:1]), f"a guess by its name: {few}")
     groups = [[one] for one in candidates] + [list(pair) for pair in combinations(candidates[:12], 2)]
+    groups += _of_base(facts, candidates)
     unique = [group for group in groups if _is_unique(facts.rows, group)]
     if not unique:
         return Choice((), "")
@@ -176,10 +184,17 @@ def _cost(facts: Facts, group: Iterable[_Column]) -> int:
 def _is_unique(rows: Sequence[Row], group: Sequence[_Column]) -> bool:
     if len(group) == 1:
         return group[0].distinct == len(rows)
-    if group[0].distinct * group[1].distinct < len(rows):
+    if prod(one.distinct for one in group) < len(rows):
         return False
-    first, second = (one.place for one in group)
-    return len({(row[first], row[second]) for row in rows}) == len(rows)
+    return len({tuple(row[one.place] for one in group) for row in rows}) == len(rows)
+
+
+def _of_base(facts: Facts, candidates: Sequence[_Column]) -> Iterator[list[_Column]]:
+    """The longer primary keys of base tables, as far as the view has their columns."""
+    for table in dict.fromkeys(facts.base_keys.values()):
+        group = [one for one in sorted(candidates, key=lambda one: one.place) if facts.base_keys.get(one.name) == table]
+        if len(group) > 2:
+            yield group
 
 
 def _labels(facts: Facts, columns: Sequence[_Column], key: Sequence[str]) -> Choice:
@@ -228,7 +243,8 @@ def _warnings(facts: Facts, key: Choice, restless: Sequence[_Column]) -> Iterabl
         columns = ", ".join(column.name for column in restless)
         yield f"{name}: {columns}: {_because(restless)}; `ignore` keeps that from being an update each time"
     if not key.columns:
-        yield f"{name}: neither a column nor a pair is unique in {measured(facts)}; all columns identify a row"
+        unique = f"neither a column nor a pair is unique in {measured(facts)}"
+        yield f"{name}: {unique}; all columns but the value identify a row"
     elif key.why.startswith("a guess"):
         yield f"{name}: the key {', '.join(key.columns)} is {key.why}"
     if not facts.complete:
