@@ -83,6 +83,10 @@ def secret_file(path: Any, *at: str) -> str:
         raise invalid("unreadable_file", "cannot read {name}: {why}", *at, name=str(path), why=why) from None
 
 
+_DIGITS = 12
+"""Of a number in a duration. It still is a float, exactly."""
+
+
 def seconds(value: object) -> float:
     """Convert a Prometheus duration (`30s`, `1h30m`, `500ms`; units from large to small, each at most once; `0`) to
     seconds.
@@ -92,7 +96,7 @@ def seconds(value: object) -> float:
     if value == "0" or (value == 0 and not isinstance(value, bool)):
         return 0.0
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
-    if match is not None:
+    if match is not None and all(len(n or "") <= _DIGITS for n in match.groups()):
         return sum(int(n) * size for n, size in zip(match.groups(), _UNITS.values(), strict=True) if n)
     raise invalid("duration", "{value} is not a duration; write for example 500ms, 30s, 5m or 1h30m", value=repr(value))
 

@@ -54,6 +54,7 @@ def test_texts_mean_what_they_mean_to_alertmanager() -> None:
         ("a=" + "b" * 4000, "at most 4,000 are allowed"),
         ("a!=b", 'or alertname=~".+" for all alerts'),
         ('a=~".*"', 'or alertname=~".+" for all alerts'),
+        ("a\ud800=b", "at character 2, '\\ud800=b': there is no such character"),
     ],
 )
 def test_error_names_place_and_fix(text: str, expected: str) -> None:
@@ -96,6 +97,11 @@ def test_times_are_durations_or_have_a_zone() -> None:
     assert (later.starts_at, later.ends_at, later.state(NOW)) == (NOW + 1800, NOW + 9000, State.PENDING)
     until = asked({**ASKED, "for": None, "ends_at": "2023-11-15T00:00+01:00"}).made("s", NOW)
     assert (until.ends_at, until.state(until.ends_at)) == (1_700_002_800.0, State.EXPIRED)
+    endless = asked({**ASKED, "for": "999999999999d"}).made("s", NOW)
+    assert endless.ends_at == 253_402_300_799  # the last one that can be shown
+    assert endless == asked({**ASKED, "for": None, "ends_at": "999999999999d"}).made("s", NOW)
+    with pytest.raises(AskingError, match="is not a duration"):
+        asked({**ASKED, "for": f"{'9' * 400}d"}).made("s", NOW)
     with pytest.raises(AskingError, match="write a time with its zone"):
         asked({**ASKED, "starts_at": "tomorrow"}).made("s", NOW)
 

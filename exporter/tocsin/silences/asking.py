@@ -38,7 +38,7 @@ class Asked(BaseModel):
         if (self.duration is None) == (self.ends_at is None):
             raise AskingError("say when the silence ends: either how long it lasts, or its end")
         if self.duration is not None:
-            ends_at = starts_at + _duration(self.duration)
+            ends_at = min(starts_at + _duration(self.duration), _LATEST)
         else:
             ends_at = _moment(str(self.ends_at), now, "the end")
         if ends_at <= max(starts_at, now):
@@ -62,7 +62,7 @@ def asked(data: object) -> Asked:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise AskingError(
-            f"{place}: {first['msg']}" if place else f"the body is not a silence: {first['msg']}"
+            f"{place}: {first['msg']}" if place else "the body is not a silence: it has to be an object of JSON"
         ) from None
 
 
@@ -72,7 +72,7 @@ _LATEST = 253_402_300_799.0
 
 def _duration(text: str) -> float:
     try:
-        return min(seconds(text), _LATEST)
+        return seconds(text)
     except PydanticCustomError as error:
         raise AskingError(error.message()) from None
 
@@ -80,7 +80,7 @@ def _duration(text: str) -> float:
 def _moment(text: str, now: float, what: str) -> float:
     """A time as ISO 8601 with a zone, or as a duration from now."""
     if re.fullmatch(r"([0-9]+[a-z]+)+", text):
-        return now + _duration(text)
+        return min(now + _duration(text), _LATEST)
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

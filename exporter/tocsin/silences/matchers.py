@@ -96,6 +96,10 @@ def parse(text: str) -> Matchers:
 
 def read(text: str) -> Sequence[Matcher]:
     """Read matchers exactly as Alertmanager does, none included. Raises MatchersError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _wrong(text, error.start, "there is no such character") from None
     return _Parser(text).parse()
 
 
