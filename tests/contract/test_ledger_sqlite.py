@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from support.waiting import until_equal
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import records
 from tocsin.ledger.base import Filter
+from tocsin.ledger.opening import lock_file
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import fingerprint
 
@@ -273,6 +275,18 @@ async def test_full_ledger_keeps_its_content(path: Path) -> None:
     ledger._connection.execute("PRAGMA max_page_count = 1000000")
     assert len(await ledger.commit(big)) == len(keys)
     await ledger.close()
+
+
+def test_lock_needs_no_room_on_the_disk(path: Path) -> None:
+    """A start on a full disk is refused by the database, with words that say so."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        lock = lock_file(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with lock, pytest.raises(LedgerError, match=r"in use by another tocsin \(process unknown\)"):
+        lock_file(path)
 
 
 async def _is_full(ledger: SqliteLedger, big: object) -> None:

@@ -52,9 +52,10 @@ def lock_file(path: Path) -> IO[str]:
             "stop it, or give this one its own ledger.path",
             LedgerReason.LOCKED,
         ) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    # Only for the error above. On a full disk it fails, which the database reports.
+    with contextlib.suppress(OSError):
+        lock.truncate(0)
+        os.write(lock.fileno(), f"{os.getpid()}\n".encode())
     return lock
 
 
