@@ -58,6 +58,23 @@ def test_each_failure_names_place_expected_and_found(capsys: pytest.CaptureFixtu
     assert shown == GOLDEN.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("tests:", "tolerance: -1\ntests:", "tolerance\n        must be at least 0"),
+        ("tests:", "tolerance: .nan\ntests:", "tolerance\n        must be a finite number"),
+        ("- at: 0s", "- at: 0s\n    receivers: {team: [0]}", "0 is not a status of HTTP"),
+        ("- at: 0s", "- at: 0s\n    receivers: {team: {status: 600}}", "600 is not a status of HTTP"),
+    ],
+)
+def test_impossible_number_is_named(
+    before: str, after: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "passes_test.yaml").write_text(PASSES.replace(before, after, 1))
+    assert main(["test", "passes_test.yaml"]) == Exit.FAILED
+    assert expected in capsys.readouterr().out
+
+
 def test_each_part_of_a_timeline_has_its_effect(capsys: pytest.CaptureFixture[str]) -> None:
     """The file has timers, restarts, gaps, outages, answers, merging and an Alertmanager."""
     assert main(["test", "all_test.yaml"]) == Exit.OK, capsys.readouterr().out

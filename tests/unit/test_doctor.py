@@ -10,7 +10,8 @@ import pytest
 
 from tocsin.config.loading import load_text
 from tocsin.config.parts import digest
-from tocsin.doctor import disk, history, outbox, process, rows, servers, topics
+from tocsin.doctor import disk, examination, history, outbox, process, rows, servers, topics
+from tocsin.doctor.examination import Parts
 from tocsin.doctor.findings import Check, Finding, Report, Severity, examine
 from tocsin.doctor.history import Input
 from tocsin.errors import SourceError, SourceReason
@@ -37,6 +38,23 @@ def severity_of(found: Finding, *words: str) -> Severity:
 
 
 # Checks.
+
+
+@pytest.mark.parametrize(("source", "checked"), [("k", True), ("spare", False)])
+def test_retention_is_checked_where_topics_are_read(source: str, checked: bool) -> None:
+    """A source that no alert uses has no topics to ask about."""
+    config = load_text(
+        "sources:\n"
+        "  k: {type: kafka, bootstrap_servers: [h]}\n"
+        "  spare: {type: kafka, bootstrap_servers: [h]}\n"
+        "channels: {out: {type: console}}\n"
+        "alerts: {late: {source: k, topic: late, notify: [out]}}\n",
+        "tocsin.yaml",
+        {},
+    )
+    parts = Parts(sources={}, channels={}, unusable=())
+    found = examination.checks(config, parts, downtime=60.0, status=dict, version="")
+    assert ((f"sources.{source}", "retention") in [(one.place, one.name) for one in found]) is checked
 
 
 async def test_failing_check_stops_no_other() -> None:

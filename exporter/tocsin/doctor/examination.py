@@ -114,8 +114,9 @@ def _of_source(config: Config, source: SourceConfig, downtime: float) -> Iterato
     if source.kind == "kafka":
         alerts = [alert for alert in config.alerts.values() if alert.source == source.name]
         topics = {alert.subject.topic: f"alerts.{alert.name}" for alert in alerts if alert.subject.topic}
-        run = partial(topics_kept, source.name, settings, topics, downtime, rows=settings.state)
-        yield Check(place=path, name="retention", run=run)
+        if topics:
+            run = partial(topics_kept, source.name, settings, topics, downtime, rows=settings.state)
+            yield Check(place=path, name="retention", run=run)
     if not isinstance(settings, Server):
         return  # its `verify` is part of `check --online`
     streams = isinstance(settings, MaterializeConfig)

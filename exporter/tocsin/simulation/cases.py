@@ -32,6 +32,9 @@ AnyText = Annotated[str, Field(json_schema_extra={"type": ["string", "number", "
 """Text, also where YAML would read a number."""
 
 
+Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class AnswerSettings(Settings):
     """How a receiver answers."""
 
@@ -119,6 +122,16 @@ class Step(Settings):
     exp_dead_letters: dict[str, list[ExpectedDeadLetter]] = Field(default_factory=dict)
     """Channel -> everything that was given up until now, in any order."""
 
+    @field_validator("receivers")
+    @classmethod
+    def _have_statuses(cls, receivers: dict[str, Answers | list[Answers]]) -> dict[str, Answers | list[Answers]]:
+        for channel, answers in receivers.items():
+            for answer in answers if isinstance(answers, list) else [answers]:
+                status = answer.status if isinstance(answer, AnswerSettings) else answer
+                if isinstance(status, int) and not 100 <= status <= 599:
+                    raise invalid("status", "{status} is not a status of HTTP, 100 to 599", channel, status=status)
+        return receivers
+
     @property
     def silent(self) -> list[str] | None:
         """The channels in `exp_none`; None: all."""
@@ -137,7 +150,7 @@ class Case(Settings):
 
     name: str
     """What is tested."""
-    tolerance: float | None = None
+    tolerance: Tolerance | None = None
     """How far values of series may be from what is expected. Default: that of the file."""
     rows: dict[str, Rows] = Field(default_factory=dict)
     """Alert or relation -> rows that are there before Tocsin starts for the first time."""
@@ -169,7 +182,7 @@ class CaseFile(Settings):
     """Path -> content, in place of files with secrets that the configuration refers to."""
     start: datetime = START
     """When the tests begin."""
-    tolerance: float = 0.0
+    tolerance: Tolerance = 0.0
     """How far values of series may be from what is expected."""
     tests: Annotated[list[Case], Field(min_length=1)]
     """The tests. Each begins with an empty ledger."""
