@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
+from aiohttp import ClientConnectionResetError, ClientResponse
 
 from support.waiting import SOON, until
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, PENDING, Client, FakeProcess, Start, error, firing
@@ -311,6 +311,15 @@ async def test_client_that_hangs_up_causes_no_warning(
     assert (await client.post("/api/v1/events/posted", data=b"{}")).status == 202
     await until(lambda: process.reading == 0, "the other one is given up")
     assert [body for _, _, body in process.received] == [b"{}"]
+    assert warnings_in(caplog) == []
+
+
+async def test_client_that_is_gone_before_the_answer_causes_no_warning(
+    start: Start, process: FakeProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a browser that leaves the page while its stream begins."""
+    process.refusal = ClientConnectionResetError("Cannot write to closing transport")
+    await (await start()).post("/api/v1/events/posted", data=b"{}")
     assert warnings_in(caplog) == []
 
 

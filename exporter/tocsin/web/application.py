@@ -179,7 +179,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except LedgerError as error:
         status, message, headers = 503, str(error), {}
     except ConnectionResetError:
-        raise  # the client hung up: there is no one to answer
+        return web.Response(status=499)  # the client hung up: there is no one to answer, and no defect to log
     except Exception as error:  # noqa: BLE001 - a defect is logged, and costs one request
         _FAILED.add(type(error).__name__, method=request.method, path=request.path, exc_info=True)
         status, message, headers = 500, "the request failed inside Tocsin; see its log", {}
