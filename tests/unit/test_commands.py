@@ -17,6 +17,7 @@ from support.config import load_text
 from support.ledger import fired, settlement
 from support.pipelines import CONFIG
 from tocsin.cli import Exit, main
+from tocsin.cli.tables import table
 from tocsin.config import Config
 from tocsin.errors import ConfigError
 from tocsin.ledger.base import Status
@@ -101,6 +102,17 @@ def test_ids_of_a_list_are_accepted_by_the_other_actions(
     assert main(["outbox", "retry", listed[0], ids[0]]) == Exit.OK
     assert main(["outbox", "retry", listed[0]]) == Exit.FAILED
     assert capsys.readouterr() == ("2 pending again\n0 pending again\n", f"{ids[-1]} is pending: nothing was done\n")
+
+
+def test_id_stays_in_one_line_of_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it cannot be copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    row = ["3f9c0a7be8d1", "pending", "people", "late_orders", "resolved", "2026-12-01T00:09:01.712Z", 12]
+    table(["id", "status", "channel", "alert", "kind", "at", "attempts", "why"], [[*row, "silenced: " * 5]], empty="")
+    assert "3f9c0a7be8d1" in capsys.readouterr().out
 
 
 def test_every_unusable_id_is_named_and_nothing_done(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        shown.add_column(heading, overflow="fold")
+        shown.add_column(heading, overflow="fold", no_wrap=heading == "id")  # an id in two lines cannot be copied
     for row in texts:
         # Text, not str: a value is never markup.
         shown.add_row(*(Text(cell) for cell in row))
