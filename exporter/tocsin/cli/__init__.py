@@ -26,6 +26,7 @@ class Exit(IntEnum):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Prints no traceback, unless TOCSIN_DEBUG is set."""
+    _open_streams()
     parser = arguments_parser()
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -67,3 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return Exit.FAILED
+
+
+def _open_streams() -> None:
+    """Open the standard streams that the caller has closed: Python has None in their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - pathlib takes a moment; open until the end

@@ -1,0 +1,19 @@
+"""Commands whose standard streams the caller has closed, as some supervisors do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CLOSING = "import os, sys; os.close({0}); os.execv(sys.executable, [sys.executable, '-m', 'tocsin', *sys.argv[1:]])"
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_closed_stream_is_an_empty_one(descriptor: int, tmp_path: Path) -> None:
+    """`init` without a terminal prints a first configuration."""
+    command = [sys.executable, "-c", _CLOSING.format(descriptor), "init"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ("alerts:" in done.stdout) is (descriptor != 1)
+    assert "defect" not in done.stderr
