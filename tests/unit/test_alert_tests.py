@@ -148,6 +148,14 @@ def test_junit_has_suites_cases_and_failures(folder: Path) -> None:
     assert "expected  16" in str(failure.text)
 
 
+def test_junit_is_xml_whatever_names_hold(folder: Path) -> None:
+    text = PASSES.replace("A late order is sent", r'"<\0\x1b\uFFFE]]>"')
+    (folder / "odd\udcff_test.yaml").write_text(text)
+    main(["test", "odd\udcff_test.yaml", "--junit", "report.xml"])
+    names = [case.get("name") for case in ET.parse(folder / "report.xml").getroot().iter("testcase")]
+    assert names == ["<\ufffd\ufffd\ufffd]]>", "Two late orders are sent"]
+
+
 def test_schema_takes_tests_and_refuses_mistakes() -> None:
     def written(name: str) -> object:
         return parse(Path(f"{name}_test.yaml").read_text(), name, {}).data

@@ -1,6 +1,7 @@
 """What became of tests, for people and for CI."""
 
 import difflib
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from tocsin.simulation.comparing import Difference, Mismatch, Seen, moment
 from tocsin.simulation.running import Failure, Result
 
 _INDENT = "    "
+_NOT_XML = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MOST = 20
 """Differences of one comparison that are shown."""
 
@@ -111,10 +113,10 @@ def junit(results: Sequence[Result]) -> bytes:
     root = ET.Element("testsuites", {"name": "tocsin test", **_counts(results)})
     for file in dict.fromkeys(one.file for one in results):
         own = [one for one in results if one.file == file]
-        suite = ET.SubElement(root, "testsuite", {"name": str(file), **_counts(own)})
+        suite = ET.SubElement(root, "testsuite", {"name": _allowed(str(file)), **_counts(own)})
         for one in own:
-            named = {"name": _allowed(one.name), "classname": str(file), "time": f"{one.seconds:.3f}"}
-            place = {"file": str(file), **({"line": str(one.line)} if one.line else {})}
+            named = {"name": _allowed(one.name), "classname": _allowed(str(file)), "time": f"{one.seconds:.3f}"}
+            place = {"file": _allowed(str(file)), **({"line": str(one.line)} if one.line else {})}
             case = ET.SubElement(suite, "testcase", named | place)
             if not one.passed:
                 text = _allowed("\n".join(lines(one)))
@@ -135,4 +137,4 @@ def _counts(results: Sequence[Result]) -> dict[str, str]:
 
 def _allowed(text: str) -> str:
     """Text without the characters that XML has none of."""
-    return "".join(one if one >= " " or one in "\n\t" else "\ufffd" for one in text)
+    return _NOT_XML.sub("\ufffd", text)
