@@ -1,4 +1,4 @@
-"""Commands whose standard streams the caller has closed, as some supervisors do."""
+"""Commands whose standard streams the caller has closed, as some supervisors do, or whose output finds no room."""
 
 import subprocess
 import sys
@@ -17,3 +17,9 @@ def test_closed_stream_is_an_empty_one(descriptor: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ("alerts:" in done.stdout) is (descriptor != 1)
     assert "defect" not in done.stderr
+
+
+def test_output_without_room_is_named() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "tocsin", "init"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "tocsin: the output cannot be written: No space left on device\n")

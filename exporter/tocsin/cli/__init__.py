@@ -1,5 +1,6 @@
 """The command `tocsin`. What a command needs is imported when it runs, so that help answers at once."""
 
+import errno
 import os
 import signal
 import sys
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tocsin.errors import ConfigError, LedgerError, TocsinError
 
     try:
-        return int(import_module(f"tocsin.cli.{chosen.module}").command(chosen))
+        status = int(import_module(f"tocsin.cli.{chosen.module}").command(chosen))
+        sys.stdout.flush()  # here, where it may fail
+        return status
     except ConfigError as error:
         print(error, file=sys.stderr)
         return Exit.USAGE
@@ -56,18 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # `tocsin outbox list | head`: the reader is gone. Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return Exit.OK
     except Exception as error:
         if os.environ.get("TOCSIN_DEBUG"):
             raise
-        from tocsin.faults import unexpected
-
-        print(
-            f"tocsin: a defect of Tocsin: {unexpected(error)}. Please report it; TOCSIN_DEBUG=1 shows the traceback",
-            file=sys.stderr,
-        )
+        print(f"tocsin: {_unexpected(error)}", file=sys.stderr)
         return Exit.FAILED
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        _forget_output()
+        return f"the output cannot be written: {error.strerror}"
+    from tocsin.faults import unexpected
+
+    return f"a defect of Tocsin: {unexpected(error)}. Please report it; TOCSIN_DEBUG=1 shows the traceback"
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:

@@ -109,7 +109,7 @@ def bind(db: sqlite3.Connection, requests: Sequence[Sequence[int]]) -> None:
 
 _UNFINISHED = """
     SELECT count(*) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq
-    WHERE n.id = ? AND a.reason = ? AND a.at >= n.created_at
+    WHERE n.id = ? AND a.reason = ?
 """
 _BEGIN = "INSERT INTO attempts SELECT seq, ?, ?, ? FROM notifications WHERE id = ?"
 _END = """

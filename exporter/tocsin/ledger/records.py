@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
+from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Attempt, Backlog, Episode, Filter, Line, Record, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.rows import RECORD, Shapes, row_of, status_of
@@ -164,8 +164,15 @@ _DROP = """
 """
 
 
+_FORGET_UNFINISHED = """
+    DELETE FROM attempts WHERE reason = ? AND seq = (
+      SELECT seq FROM notifications WHERE id = ? AND status IN ('dead', 'dropped'))
+"""
+
+
 def retry(db: sqlite3.Connection, ids: Sequence[str], now: float) -> int:
     """See `Ledger.retry`."""
+    db.executemany(_FORGET_UNFINISHED, ((UNFINISHED[0], id_) for id_ in ids))
     keys = _restate(db, _RETRY, ids, now)
     order_again(db, set(keys))
     return len(keys)

@@ -49,6 +49,10 @@ class AnswerSettings(Settings):
 Answers = int | Literal["timeout", "refused", "killed"] | AnswerSettings
 
 
+_LONGEST = 400 * 86400
+"""Seconds. A year takes 20 s of work."""
+
+
 class Expected(Settings):
     """A notification. Only what is set is compared; of mappings, only the keys that are set."""
 
@@ -92,8 +96,8 @@ class ExpectedDeadLetter(Expected):
 class Step(Settings):
     """A moment of a test. First things happen, in the order of these keys; then what is expected is compared."""
 
-    at: Duration
-    """Time since the start of the test. Steps are in order."""
+    at: Annotated[Duration, Field(le=_LONGEST)]
+    """Time since the start of the test, at most 400 days. Steps are in order."""
     receivers: dict[str, Answers | list[Answers]] = Field(default_factory=dict)
     """Channel -> how its receiver answers from now on. A list is for the next requests, one each;
     those after it are accepted."""

@@ -163,7 +163,7 @@ def bind(db: Transaction, requests: Sequence[Sequence[int]]) -> None:
 
 _UNFINISHED = """
     SELECT count(*) FROM notifications AS n JOIN attempts AS a ON a.seq = n.seq
-    WHERE n.id = %s AND a.reason = %s AND a.at >= n.created_at
+    WHERE n.id = %s AND a.reason = %s
 """
 _BEGIN = "INSERT INTO attempts (seq, at, reason, detail) SELECT seq, %s, %s, %s FROM notifications WHERE id = %s"
 _END = """

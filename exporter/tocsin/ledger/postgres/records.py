@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
+from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Attempt, Backlog, Episode, Filter, Line, Record, Status
 from tocsin.ledger.postgres.outbox import keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
@@ -176,8 +176,15 @@ _DROP = """
 """
 
 
+_FORGET_UNFINISHED = """
+    DELETE FROM attempts WHERE reason = %s AND seq IN (
+      SELECT seq FROM notifications WHERE id = ANY(%s) AND status IN ('dead', 'dropped'))
+"""
+
+
 async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.retry`."""
+    db.add(_FORGET_UNFINISHED, (UNFINISHED[0], [*ids]))
     changed = await db.get(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
     order_again(db, {(channel, key) for channel, key in changed.rows})
     return lambda: changed.count
