@@ -30,7 +30,7 @@ sources:
   mz: {type: materialize, host: db.example, user: tocsin, password: hunter2, cluster: alerting, options: {search_path: a}}
   pg: {type: postgres, dsn: "postgresql://user:pass@[::1]/shop"}
 channels:
-  people: {type: webhook, url: "https://user:pass@example.com/hook", headers: {Authorization: Bearer s3cret-token}}
+  people: {type: webhook, url: "https://user:pass@example.com/hook", headers: {X-Authorization: Bearer s3cret-token}}
   out: {type: console}
 alerts:
   spike:

@@ -19,6 +19,7 @@ Status = Annotated[int, Field(ge=200, le=599)] | Annotated[str, Field(pattern="^
 _OWN_HEADERS = {"idempotency-key", "content-length", "host"}
 _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FILE = "_file"
+_LOGIN = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
 
 
 class Options(ChannelOptions):
@@ -157,6 +158,13 @@ class Config(ChannelConfig, Options):
         for name in self.headers if self.signing_secret else ():
             if name.lower() in signing.HEADERS:
                 raise invalid("own_header", "{name} is set by the signature", "headers", name, name=name)
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_login(self) -> "Config":
+        for name in self.headers if _LOGIN.match(self.url.get_secret_value()) else ():
+            if name.lower() == "authorization":
+                raise invalid("two_logins", "the url has a login, too; keep one of them", "headers", name)
         return self
 
     @model_validator(mode="after")
