@@ -45,8 +45,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _restored_logging() -> Iterator[None]:
     """Commands that run in this process set up logging, with which later tests would see no warnings."""
     root, configuration = logging.getLogger(), structlog.get_config()
-    level, handlers = root.level, [*root.handlers]
+    level, handlers, disabled = root.level, [*root.handlers], root.manager.disable
     yield
+    logging.disable(disabled)
     root.setLevel(level)
     root.handlers[:] = handlers
     structlog.configure(**configuration)

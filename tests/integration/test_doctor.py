@@ -13,7 +13,7 @@ from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
 from support.receiver import Answer, Receiver
 from support.tocsin import TocsinProcess, command, running, write
-from support.waiting import until_equal
+from support.waiting import until_equal, until_some
 from tocsin.doctor.findings import Severity
 from tocsin.doctor.servers import Place, reached
 from tocsin.sources.settings import PostgresConfig
@@ -79,7 +79,13 @@ async def test_healthy_installation_has_no_finding(database: Database, tmp_path:
         async with running(tmp_path, whole, file="running.yaml") as tocsin:
             await tocsin.until_ready()
             await scrape(tocsin)
-            found = await doctor(tmp_path, whole, "--url", tocsin.url)
+
+            async def seen() -> dict[tuple[str, str, str], str]:
+                found = await doctor(tmp_path, whole, "--url", tocsin.url)
+                assert ("process", "scrapes", "ok") in found, found
+                return found
+
+            found = await until_some(seen, "a doctor that the process answers", longest=1.0)
         assert bad(found) == set()
         assert "1 reader of /metrics (Prometheus/3.16.0 from 127.0.0.1)" in found["process", "scrapes", "ok"]
         assert found["process", "configuration", "ok"]

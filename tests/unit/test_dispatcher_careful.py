@@ -2,6 +2,7 @@
 
 from support.channels import FakeChannel
 from support.dispatching import DispatcherHarness
+from support.waiting import until_some
 from tocsin.channels.base import Delivered, Message, Result
 from tocsin.dispatch.careful import MOST, Careful
 from tocsin.errors import LedgerError, LedgerReason
@@ -55,9 +56,12 @@ async def test_most_attempts_are_the_end(harness: DispatcherHarness) -> None:
         await harness.ledger.begin(id_)
     channel = FakeChannel()
     harness.start(Careful(channel, harness.ledger))
-    await harness.quiet()
-    record = await harness.record(id_)
-    assert (record.status, record.reason, channel.ids) == (Status.DEAD, "crashed", [])
+
+    async def given_up() -> bool:
+        return (await harness.record(id_)).status is Status.DEAD
+
+    await until_some(given_up, "it is given up on")
+    assert ((await harness.record(id_)).reason, channel.ids) == ("crashed", [])
 
 
 async def test_nothing_is_sent_without_a_note(harness: DispatcherHarness) -> None:
@@ -68,6 +72,10 @@ async def test_nothing_is_sent_without_a_note(harness: DispatcherHarness) -> Non
     channel = FakeChannel()
     harness.start(Careful(channel, Full()))  # type: ignore[arg-type]
     (id_,) = await harness.fire("1")
-    await harness.quiet()
+
+    async def failed() -> bool:
+        return bool((await harness.record(id_)).reason)
+
+    await until_some(failed, "an attempt has failed")
     record = await harness.record(id_)
     assert (record.status, record.reason, record.attempts, channel.ids) == (Status.PENDING, "internal", 0, [])
