@@ -72,6 +72,7 @@ class WebhookEnd(End):
     def confidential(self) -> dict[str, Any]:
         body = {"token": "{{ secrets.token }}", "encoded": "{{ secrets.token | urlencode }}", "row": "{{ row }}"}
         secret_values = {"secrets": {"token": f'{SECRET}/+ "x'}, "query": {"key": SECRET}}
+        secret_values["headers"] = {"X-Token": f"Bearer {SECRET}"}
         return {"url": f"https://user:{SECRET}@example.com/{SECRET}/x?token={SECRET}", "body": body, **secret_values}
 
     def arrived(self) -> list[Any]:

@@ -7,19 +7,21 @@ from typing import TypeVar
 
 SOON = 20.0
 """Seconds that something immediate may take on a busy machine."""
+PATIENCE = 60.0
+"""Seconds that a condition is waited for: a busy machine makes tests slow, not wrong."""
 
 _T = TypeVar("_T")
 
 
 async def until(
-    condition: Callable[[], object], what: str = "", within: float = SOON, *, longest: float = 0.01
+    condition: Callable[[], object], what: str = "", within: float = PATIENCE, *, longest: float = 0.01
 ) -> None:
     """Wait until a condition holds. Raises TimeoutError, which names `what` was waited for."""
     await until_some(lambda: _answered(condition()), what, within, longest=longest)
 
 
 async def until_some(
-    probe: Callable[[], Awaitable[_T]], what: str = "", within: float = SOON, *, longest: float = 0.1
+    probe: Callable[[], Awaitable[_T]], what: str = "", within: float = PATIENCE, *, longest: float = 0.1
 ) -> _T:
     """Poll until the result is true, and return it. An AssertionError counts as false; at the end the last one is
     raised. The pauses grow to `longest`, since a poll takes time from what is waited for."""
@@ -55,7 +57,7 @@ async def until_equal(read: Callable[[], Awaitable[object]], wanted: object, wha
     await until_some(probe)
 
 
-def seen(probe: Callable[[], _T | None], what: str, within: float = SOON) -> _T:
+def seen(probe: Callable[[], _T | None], what: str, within: float = PATIENCE) -> _T:
     """Poll until the result is true, and return it, without an event loop."""
     deadline = time.monotonic() + within
     while not (found := probe()):
