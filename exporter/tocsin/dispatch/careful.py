@@ -8,7 +8,7 @@ from typing import Any
 from tocsin.channels.base import Channel, Message, Rejected, Result, Retry
 from tocsin.errors import LedgerError, Reason
 from tocsin.faults import shielded
-from tocsin.ledger.base import Outbox
+from tocsin.ledger.attempts import NotesAttempts
 
 MOST = 3
 """Attempts during which the process ended, after which a notification is given up on."""
@@ -25,7 +25,7 @@ class Careful(Channel):
     that only one of them is counted again.
     """
 
-    def __init__(self, channel: Channel, ledger: Outbox) -> None:
+    def __init__(self, channel: Channel, ledger: NotesAttempts) -> None:
         self.needs_previous_ids = channel.needs_previous_ids
         self._channel = channel
         self._ledger = ledger

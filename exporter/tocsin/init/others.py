@@ -11,7 +11,7 @@ from tocsin.errors import TocsinError
 from tocsin.init.translation import Notes
 
 FILE = "!file "
-"""How a text begins that stands for the content of a file."""
+"""How a text begins that names a file, whose content is meant."""
 
 M = TypeVar("M", bound="Section")
 

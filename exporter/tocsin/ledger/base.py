@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
+from tocsin.ledger.attempts import NotesAttempts
 from tocsin.ledger.sharing import Sharing
 from tocsin.ledger.silencing import Silencing, Withholding
 from tocsin.model import Address, Columns, Kind, Notification, Row, Transition
@@ -25,9 +26,6 @@ and channels wait for it, and an attempt costs little."""
 
 SILENCED = "silenced"
 """The reason of notifications that a silence holds, or has held until they were dropped."""
-
-UNFINISHED = "unfinished", "the process ended during this attempt, or it is still under way"
-"""Reason and detail of an attempt that has begun and not ended."""
 
 MOST_MERGED = 500
 """The most notifications in one message. The rest of a digest goes in the next one."""
@@ -246,7 +244,7 @@ class Backlog:
     """When the oldest of them was written."""
 
 
-class Outbox(Withholding, Protocol):
+class Outbox(Withholding, NotesAttempts, Protocol):
     """What a dispatcher needs of a ledger.
 
     A notification that was claimed is not returned by another claim, of any process, until it is settled or released,
@@ -285,15 +283,6 @@ class Outbox(Withholding, Protocol):
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         """Write which claimed notifications (by `seq`) go in one request, before it is sent."""
-        ...
-
-    async def begin(self, id_: str) -> int:
-        """Note that an attempt to send a notification begins, which may end this process. Returns how many such
-        attempts before it have not ended since it became pending."""
-        ...
-
-    async def end(self, id_: str) -> None:
-        """Note that the attempt has ended."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Claimed, Settlement, Status
+from tocsin.ledger.attempts import UNFINISHED
+from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.rows import NOTIFICATION, Shapes
 from tocsin.ledger.windows import Key

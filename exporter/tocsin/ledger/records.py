@@ -10,7 +10,8 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Attempt, Backlog, Episode, Filter, Line, Record, Status
+from tocsin.ledger.attempts import UNFINISHED
+from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.rows import RECORD, Shapes, row_of, status_of

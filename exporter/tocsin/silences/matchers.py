@@ -176,7 +176,7 @@ _DIGITS = {"x": (2, 16), "u": (4, 16), "U": (8, 16)}
 
 
 def _escape(text: str, at: int, end: int) -> tuple[int, bytes]:
-    """The length of an escape sequence, and the bytes that it stands for."""
+    """The length of an escape sequence, and the bytes that it means."""
     kind = text[at + 1]
     if kind in _PLAIN_ESCAPES:
         return 2, bytes([_PLAIN_ESCAPES[kind]])

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
-from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Claimed, Settlement, Status
+from tocsin.ledger.attempts import UNFINISHED
+from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.outbox import Read
 from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable

@@ -7,7 +7,8 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger.base import MOST_MERGED, UNFINISHED, Attempt, Backlog, Episode, Filter, Line, Record, Status
+from tocsin.ledger.attempts import UNFINISHED
+from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Line, Record, Status
 from tocsin.ledger.postgres.outbox import keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
