@@ -9,7 +9,7 @@ import pytest
 from support.live import LIVE, Server, serving
 from support.materialize import NEWEST
 from support.notifications import Scenario, new_scenario
-from support.postgres import Database
+from support.postgres import Database, shared_postgres
 from support.tocsin import Harness, new_harness
 
 
@@ -39,3 +39,13 @@ async def shared(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
     async with new_harness(tmp_path) as made:
         made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
         yield made
+
+
+@pytest.fixture(params=["file", "postgres"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
+    """The section of the configuration for a ledger of each kind."""
+    if request.param == "file":
+        yield {"path": str(tmp_path / "ledger.db")}
+        return
+    async with shared_postgres().database() as database:
+        yield {"url": database.dsn, "lease": "1s"}

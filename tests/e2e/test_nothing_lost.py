@@ -5,14 +5,13 @@ import asyncio
 import json
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from support.killing import Driver, Model, kills, ledger_knows, moody, seeded, some_instant, started
+from support.killing import Driver, Model, begun, kills, moody, seeded, some_instant, started
 from support.materialize import MaterializeDouble
-from support.postgres import shared_postgres
 from support.receiver import Answer, Received, Receiver
 from support.waiting import until, until_some
 from tocsin.model import notification_id
@@ -45,16 +44,6 @@ alerts:
 """
 
 
-@pytest.fixture(params=["file", "postgres"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
-    """The section of the configuration."""
-    if request.param == "file":
-        yield {"path": str(tmp_path / "ledger.db")}
-        return
-    async with shared_postgres().database() as database:
-        yield {"url": database.dsn, "lease": "1s"}
-
-
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 async def test_every_transition_arrives_despite_kills(tmp_path: Path, ledger: dict[str, str]) -> None:
@@ -77,11 +66,7 @@ async def test_every_transition_arrives_despite_kills(tmp_path: Path, ledger: di
         config.write_text(CONFIG.format(ledger=json.dumps(ledger), dsn=double.dsn, url=receiver.url))
         driver = Driver(relation, chance, lambda: len(bodies) // 2)
         async with started(config) as process:
-            await double.subscribed(relation)
-            # The very first snapshot is empty, so all later rows appeared after the first start.
-            await double.caught_up(relation)
-            await until_some(lambda: ledger_knows("orders", ledger), "the alert in the ledger")
-            starting = process.worked
+            starting = await begun(process, double, relation, ledger)
             driving = asyncio.create_task(driver.run())
             for _ in range(KILLS if "path" in ledger else KILLS // 3):
                 await some_instant(process, receiver, starting, chance)

@@ -4,16 +4,15 @@ import asyncio
 import json
 import signal
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from support.killing import Driver, Process, kills, ledger_knows, seeded, started
+from support.killing import Driver, Process, begun, kills, seeded, started
 from support.materialize import MaterializeDouble
-from support.postgres import shared_postgres
 from support.receiver import Answer, Received, Receiver
 from support.tocsin import Harness, command, write
 from support.waiting import until, until_equal, until_some
@@ -151,16 +150,6 @@ alerts:
 """
 
 
-@pytest.fixture(params=["file", "postgres"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
-    """The section of the configuration."""
-    if request.param == "file":
-        yield {"path": str(tmp_path / "ledger.db")}
-        return
-    async with shared_postgres().database() as database:
-        yield {"url": database.dsn, "lease": "1s"}
-
-
 @pytest.mark.timeout(600)
 async def test_every_transition_is_sent_or_dropped_despite_kills(tmp_path: Path, ledger: dict[str, str]) -> None:
     """Silences begin and end all the time. What is dropped began and ended while it was silenced, and what is sent of a
@@ -178,14 +167,9 @@ async def test_every_transition_is_sent_or_dropped_despite_kills(tmp_path: Path,
         config = write(tmp_path / "tocsin.yaml", text)
         driver = Driver(relation, chance, lambda: 10**9)
         async with started(config) as process:
-            await double.subscribed(relation)
-            await double.caught_up(relation)
-            await until_some(lambda: ledger_knows("orders", ledger), "the alert in the ledger")
-            starting = process.worked
+            starting = await begun(process, double, relation, ledger)
             driving = asyncio.create_task(driver.run())
-            killed = 0
-            while killed < (KILLS if "path" in ledger else KILLS // 3):
-                killed += 1
+            for _ in range(KILLS if "path" in ledger else KILLS // 3):
                 await change(tmp_path, chance)
                 await more(driver, chance)
                 if chance.random() < 0.4:

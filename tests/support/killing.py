@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 
 from support.forks import Started
-from support.materialize import Relation
+from support.materialize import MaterializeDouble, Relation
 from support.receiver import Answer, Receiver
 from support.tocsin import start
-from support.waiting import until
+from support.waiting import until, until_some
 from tocsin.app.ledgers import opened
 from tocsin.config.sections import LedgerSettings
 from tocsin.errors import LedgerError
@@ -245,6 +245,15 @@ async def repeated(chance: random.Random, pause: float, *steps: Callable[[], Awa
             tasks.create_task(repeat(step))
         yield
         over.set()
+
+
+async def begun(process: Process, double: MaterializeDouble, relation: Relation, ledger: Mapping[str, str]) -> float:
+    """Wait until the ledger has the first snapshot, an empty one, so that all later rows appear after the first start.
+    Returns how long the process has worked for that."""
+    await double.subscribed(relation)
+    await double.caught_up(relation)
+    await until_some(lambda: ledger_knows("orders", ledger), "the alert in the ledger")
+    return process.worked
 
 
 async def ledger_knows(alert: str, settings: Mapping[str, str]) -> bool:
