@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from support.kafka import new_topic, produce, shared_kafka
-from support.killing import BACKLOG, Driver, kills, ledger_knows, moody, repeated, seeded, some_instant, started
+from support.killing import BACKLOG, Driver, begun, kills, moody, repeated, seeded, some_instant, started
 from support.materialize import MaterializeDouble
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, shared_rabbitmq
 from support.rabbitmq_packages import VERSION
@@ -164,15 +164,9 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             driver.step()
 
         async with started(config) as process:
-            # What changes after the first complete snapshot has happened since the first start.
-            await double.subscribed(orders)
-            await double.caught_up(orders)
-            await until_some(
-                lambda: ledger_knows("orders", {"path": str(tmp_path / "ledger.db")}), "the alert in the ledger"
-            )
+            starting = await begun(process, double, orders, {"path": str(tmp_path / "ledger.db")})
             await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
             async with repeated(chance, 0.05, change, *(partial(sender.step, chance) for sender in senders.values())):
-                starting = process.worked
                 for _ in range(KILLS):
                     await some_instant(process, receiver, starting, chance)
                     await process.kill_and_start()

@@ -252,11 +252,11 @@ async def begun(process: Process, double: MaterializeDouble, relation: Relation,
     Returns how long the process has worked for that."""
     await double.subscribed(relation)
     await double.caught_up(relation)
-    await until_some(lambda: ledger_knows("orders", ledger), "the alert in the ledger")
+    await until_some(lambda: _knows("orders", ledger), "the alert in the ledger")
     return process.worked
 
 
-async def ledger_knows(alert: str, settings: Mapping[str, str]) -> bool:
+async def _knows(alert: str, settings: Mapping[str, str]) -> bool:
     """Whether the ledger with these settings has stored the alert's first snapshot."""
     try:
         ledger = await opened(LedgerSettings.model_validate(settings), runs_alerts=False)
