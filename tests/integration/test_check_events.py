@@ -49,7 +49,7 @@ async def test_columns_that_the_events_table_lacks_are_named(database: Database,
     at = "alerts.order_failed"
     places = [f"{at}.labels.custmer", f"{at}.key[0]", f"{at}.dedupe_by[0]", f"{at}.annotations.summary"]
     assert sorted(held) == sorted(empty) == sorted([*places, f"{at}.notify[0].when", "channels.hook.body.t"])
-    assert held[f"{at}.dedupe_by[0]"] == "there is no column 'customer'; there are id, name, data"
+    assert held[f"{at}.dedupe_by[0]"] == "there is no column 'customer' (there are id, name, data)"
     right = {"labels": {"customer": "data.customer"}, "dedupe_by": ["data.customer"], "key": ["name"]}
     assert await checked(tmp_path, config(database, **right)) == {}
 
@@ -76,8 +76,8 @@ async def test_columns_that_the_latest_records_lack_are_named(tmp_path: Path) ->
     found = await checked(tmp_path, of_topic(topic, **wrong))
     assert sorted(found) == [f"{at}.dedupe_by[0]", f"{at}.labels.total", f"{at}.value"]
     assert found[f"{at}.dedupe_by[0]"] == (
-        "there is no column 'custmer' in the latest records (up to 100) of the topic; did you mean customer?;"
-        " there are customer, data, note"
+        "there is no column 'custmer' in the latest records (up to 100) of the topic (there are customer, data, note);"
+        " did you mean customer?"
     )
     assert found[f"{at}.value"].startswith("there is no field 'size' in data")
     templates = {"annotations": {"summary": "{{ row.nope }}"}}

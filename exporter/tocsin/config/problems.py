@@ -18,8 +18,7 @@ TEXTS: Mapping[str, str] = {
     # Files.
     "unreadable": "cannot read the file: {why}",
     "empty_file": "the file is empty",
-    "no_file": "there is no {name} here; name a file with --config or TOCSIN_CONFIG, "
-    "or begin with: tocsin init > {name}",
+    "no_file": "there is no {name} here; name a file with --config or TOCSIN_CONFIG, or begin with: tocsin init",
     "no_match": "no file matches {name!r}",
     "not_yaml": "not YAML: {why}",
     "too_deep": "nested too deeply",
@@ -44,7 +43,7 @@ TEXTS: Mapping[str, str] = {
     # Sections and names.
     "nothing_to_watch": "there is nothing to watch; add alerts or alert_files",
     "no_type": "is required: one of {listed}",
-    "unknown_type": "there is no type {name!r}{suggestion}; there are {listed}",
+    "unknown_type": "there is no type {name!r} (there are {listed}){suggestion}",
     "plugin": "{why}",
     "bad_name": "a name is made of at most 100 letters, digits, _ and -, and does not begin with -",
     "unknown_source": "there is no source {name!r}{suggestion}",
@@ -104,7 +103,7 @@ TEXTS: Mapping[str, str] = {
     "refused": "{why}",
     "waits": "{why}; `tocsin run` waits until they run this one or have ended. Set another ledger.namespace if they"
     " are another installation",
-    "unknown_column": "there is no column {name!r}{where}{suggestion}; there are {listed}",
+    "unknown_column": "there is no column {name!r}{where} (there are {listed}){suggestion}",
     "nested_column": "there is no column {name!r}; a field of {column} needs a column of its own: select it in the "
     "view or query, as in {column}->>'{field}'",
     "unknown_field": "there is no field {name!r} in {column} of the latest event{suggestion}",
