@@ -45,12 +45,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _restored_logging() -> Iterator[None]:
     """Commands that run in this process set up logging, with which later tests would see no warnings."""
     root, configuration = logging.getLogger(), structlog.get_config()
-    level, handlers, disabled = root.level, [*root.handlers], root.manager.disable
+    levels, handlers, disabled = _levels(), [*root.handlers], root.manager.disable
     yield
     logging.disable(disabled)
-    root.setLevel(level)
+    for name in _levels():
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
     root.handlers[:] = handlers
     structlog.configure(**configuration)
+
+
+def _levels() -> dict[str | None, int]:
+    """Return the levels of all loggers, by name; the root has none."""
+    named = logging.getLogger().manager.loggerDict.items()
+    return {None: logging.getLogger().level} | {n: one.level for n, one in named if isinstance(one, logging.Logger)}
 
 
 @pytest.fixture
