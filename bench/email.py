@@ -10,9 +10,8 @@ from email.mime.text import MIMEText
 from email.utils import make_msgid
 from pathlib import Path
 
-from bench.harness import Arrived, Figure, configuration
+from bench.harness import Arrived, Figure, configuration, running
 from support.materialize import MaterializeDouble
-from support.tocsin import running
 
 BURST = 1_000
 PEER = 300

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from support.tocsin import running as tests_running
 from tocsin.app import build
 from tocsin.config import load
 from tocsin.exposition import Metrics
@@ -88,6 +90,10 @@ def _own() -> float:
 
 
 # Rows of Materialize, for `tocsin run`.
+
+running = partial(tests_running, PYTHONHASHSEED="random")
+"""`support.tocsin.running`, but as people start it: because of the variable it is no fork of a process with the
+imports, whose memory it would share, and whose processor time would count as that of others."""
 
 
 def configuration(

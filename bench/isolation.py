@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.double import double_process
-from bench.harness import Figure, Machine, configuration
+from bench.harness import Figure, Machine, configuration, running
 from bench.receiving import receiver_process
-from support.tocsin import running
 
 CHANGES = 1_000
 PER_SECOND = 100

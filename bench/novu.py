@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from bench.harness import Arrived, Figure, configuration
+from bench.harness import Arrived, Figure, configuration, running
 from support.materialize import MaterializeDouble, Relation
-from support.tocsin import TocsinProcess, running
+from support.tocsin import TocsinProcess
 
 ALONE = 60
 BURST = 1_000

@@ -8,12 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from bench.double import double_process
-from bench.harness import Figure, Machine, configuration, spread
+from bench.harness import Figure, Machine, configuration, running, spread
 from bench.receiving import receiver_process
 from bench.webhook_rate import alertmanager_wave
 from support.monitoring_programs import installed
 from support.postgres import Database, shared_postgres
-from support.tocsin import running
 from support.waiting import until_equal
 
 COUNT = 10_000

@@ -7,10 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.harness import Figure, configuration
+from bench.harness import Figure, configuration, running
 from support.materialize import MaterializeDouble
 from support.receiver import Receiver
-from support.tocsin import running
 
 
 async def measure() -> list[Figure]:

@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.harness import Figure, Machine
+from bench.harness import Figure, Machine, running
 from support.materialize import MaterializeDouble
 from support.postgres import shared_postgres
 from support.receiver import Receiver
-from support.tocsin import COLUMNS, TocsinProcess, running
+from support.tocsin import COLUMNS, TocsinProcess
 from support.waiting import until, until_some
 
 _TIMES = int(os.environ.get("TOCSIN_BENCH_TAKEOVERS", "200"))

@@ -17,11 +17,10 @@ from typing import Any
 import aiohttp
 
 from bench.double import double_process
-from bench.harness import Figure, Machine, configuration, spread
+from bench.harness import Figure, Machine, configuration, running, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
 from support.alertmanager import Alertmanager, alertmanager
 from support.monitoring_programs import installed
-from support.tocsin import running
 from support.waiting import until
 
 COUNT = 5_000
