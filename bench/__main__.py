@@ -4,7 +4,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import cast
 
 from bench.harness import Figure, table
@@ -28,8 +27,6 @@ PARTS = (
 
 
 def main() -> int:
-    # The Materialize double and the other stand-ins are test support.
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     chosen = sys.argv[1:] or PARTS
     unknown = [name for name in chosen if name not in PARTS]
     if unknown:
