@@ -27,6 +27,17 @@ async def test_late_settlement_changes_nothing(ledger: Ledger) -> None:
     assert await record(ledger, notification) == before
 
 
+async def test_next_waits_for_what_is_dropped_while_it_is_sent(ledger: Ledger) -> None:
+    """It may still arrive."""
+    [first] = await ledger.commit(commit([transition()]))
+    assert (await ledger.claim("hook", 10)).heads == [first]
+    [second] = await ledger.commit(commit([transition(kind=Kind.UPDATED, at=1005, started_at=1000)]))
+    assert await ledger.drop([first.id]) == 1
+    assert not (await ledger.claim("hook", 10)).heads
+    await ledger.settle([delivered(first)])
+    assert (await ledger.claim("hook", 10)).heads == [second]
+
+
 async def test_repeated_settlement_is_one_attempt(ledger: Ledger, clock: Clock) -> None:
     """A dispatcher that was stopped while it wrote cannot know whether that succeeded, and writes again."""
     (notification,) = await fired(ledger, "1")

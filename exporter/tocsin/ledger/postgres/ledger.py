@@ -187,7 +187,7 @@ class PostgresLedger(silences.KeepsSilences):
             return in_memory
         changes = queue.changes
         read = await self._write(
-            lambda db: outbox.claim(db, queue.ready, channel, queue.claimed.values(), limit, now, self._epoch)
+            lambda db: outbox.claim(db, queue.ready, channel, queue.claimed, limit, now, self._epoch)
         )
         return queue.was_read(read, changes)
 

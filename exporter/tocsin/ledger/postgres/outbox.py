@@ -41,24 +41,22 @@ _READY = """
     WITH ready AS MATERIALIZED (
       SELECT n.seq, n.ordering_key, n.request, n.ready_at FROM notifications AS n
       WHERE n.channel = %(channel)s AND n.status = 'pending' AND n.ready_at {when}
-        AND (n.owner IS NULL OR n.owner = %(owner)s) AND NOT n.seq = ANY(%(held)s)
+        AND (n.owner IS NULL OR n.owner = %(owner)s) AND NOT n.ordering_key = ANY(%(held)s)
       ORDER BY n.ready_at, n.seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )
     SELECT seq, ordering_key, request, ready_at FROM ready WHERE (
       SELECT other.seq FROM notifications AS other
       WHERE other.channel = %(channel)s AND other.ordering_key = ready.ordering_key AND other.status = 'pending'
-        AND other.seq <> ready.seq
-        AND (other.seq < ready.seq OR other.owner <> %(owner)s OR other.seq = ANY(%(held)s))
+        AND other.seq <> ready.seq AND (other.seq < ready.seq OR other.owner <> %(owner)s)
       ORDER BY other.seq LIMIT 1) IS NULL
     ORDER BY ready_at, seq
 """
 """Sendable notifications, if they are the first of their ordering key and none of it is sent now."""
 _CLAIMED = """
-    SELECT count(*), coalesce(bool_or(EXISTS (
+    SELECT count(*), coalesce(bool_or(n.ordering_key = ANY(%(held)s) OR EXISTS (
       SELECT FROM notifications AS other
       WHERE other.channel = n.channel AND other.ordering_key = n.ordering_key AND other.status = 'pending'
-        AND other.owner IS NOT NULL
-        AND (other.seq <> n.seq OR other.owner <> %(owner)s OR other.seq = ANY(%(held)s)))), false)
+        AND other.owner IS NOT NULL AND (other.seq <> n.seq OR other.owner <> %(owner)s))), false)
     FROM notifications AS n WHERE n.request = %(request)s AND n.status = 'pending'
 """
 """The members of a request, and whether the ordering key of one is claimed."""
@@ -81,15 +79,15 @@ async def claim(
     db: Transaction,
     known: Mapping[int, Notification],
     channel: str,
-    held: Iterable[int],
+    held: Iterable[str],
     limit: int,
     now: float,
     owner: int,
 ) -> Callable[[], Read]:
-    """See `Outbox.claim`. `known`: notifications that need not be read, by `seq`. `held`: what this process sends now,
-    by `seq`."""
+    """See `Outbox.claim`. `known`: notifications that need not be read, by `seq`. `held`: the ordering keys of what
+    this process sends now, also of what an operator has dropped meanwhile."""
     half = max(1, limit // 2)
-    asked = {"channel": storable(channel), "owner": owner, "held": [*held]}
+    asked = {"channel": storable(channel), "owner": owner, "held": [*map(storable, held)]}
     last = db.add("SELECT coalesce(max(seq), 0) FROM notifications")
     timed = db.add(_AT_A_TIME, {**asked, "limit": half + 1})
     ready = await db.get(_AT_ONCE, {**asked, "limit": limit})
