@@ -1,15 +1,18 @@
-"""A connection to the ledger's database that is given up, at any moment."""
+"""A connection to the ledger's database that is given up or lost, at any moment."""
 
 import asyncio
 import contextlib
 import select
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from support.postgres import Database
+from support.tcp_proxy import TcpProxy
 from support.waiting import SOON, until_equal
-from tocsin.ledger.postgres import LedgerServer
+from tocsin.ledger.postgres import LedgerServer, open_ledger
 from tocsin.ledger.postgres.connection import Link
 from tocsin.postgres import PgConnection
 
@@ -67,3 +70,37 @@ async def test_answer_that_comes_as_its_connection_is_given_up_harms_nothing(dat
         await running
     assert not failed
     await link.close()
+
+
+_WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+@pytest.mark.parametrize(
+    ("held", "tables_exist"),
+    [
+        ("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))", False),
+        ("SELECT FROM tocsin.ledger FOR UPDATE", True),
+    ],
+    ids=["making the tables", "joining the others"],
+)
+async def test_process_lost_while_it_starts_holds_up_no_other(
+    database: Database, held: str, tables_exist: bool
+) -> None:
+    """Its connection leads nowhere from the moment at which the server gives it the lock."""
+    if tables_exist:
+        await (await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))).close()
+    target = conninfo_to_dict(database.dsn)
+    async with (
+        TcpProxy(str(target["host"]), int(target.get("port") or 5432)) as proxy,
+        await psycopg.AsyncConnection.connect(database.dsn) as holder,
+    ):
+        await holder.execute(held)
+        dsn = make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
+        starting = asyncio.create_task(open_ledger(LedgerServer(dsn=SecretStr(dsn), connect_timeout=1.0)))
+        await until_equal(lambda: database.run(_WAITS), [(1,)], "it waits for the lock")
+        proxy.lose()
+        await holder.rollback()
+        async with asyncio.timeout(SOON):
+            await (await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))).close()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)

@@ -88,6 +88,7 @@ class TcpProxy:
                     raise ConnectionResetError
             writer.write(data)
             await writer.drain()
+        await flowing.wait()
         writer.close()  # the other direction ends with it
 
 

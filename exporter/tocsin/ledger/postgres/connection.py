@@ -35,6 +35,11 @@ from tocsin.settings import secret_file
 T = TypeVar("T")
 
 
+_FORGOTTEN = 10.0
+"""Seconds after which each side ends a connection that a firewall has forgotten: the server one in the middle of a
+transaction, whose locks others wait for, and the client one without an answer of the other machine."""
+
+
 class LedgerServer(Server):
     """The PostgreSQL that holds the ledger."""
 
@@ -54,7 +59,7 @@ class LedgerServer(Server):
     def _own_settings(self) -> dict[str, str]:
         return {
             "search_path": sql.SQL("{}, pg_temp").format(sql.Identifier(self.namespace)).as_string(None),
-            "idle_in_transaction_session_timeout": f"{round(self.timeout * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{round(min(self.timeout, _FORGOTTEN) * 1000)}ms",
             "statement_timeout": f"{round(self.timeout * 1000)}ms",
             # Every statement finds its rows by an index. Tables that have just grown look small to the planner, which
             # would read the whole of them.
@@ -62,8 +67,7 @@ class LedgerServer(Server):
         }
 
     def _target(self) -> dict[str, str]:
-        # A connection that a firewall has forgotten ends after 10 seconds without an answer of the other machine.
-        target = {"tcp_user_timeout": "10000", **super()._target()}
+        target = {"tcp_user_timeout": f"{round(_FORGOTTEN * 1000)}", **super()._target()}
         several = "," in target.get("host", "") + target.get("hostaddr", "")
         return {"target_session_attrs": "read-write", **target} if several else target
 

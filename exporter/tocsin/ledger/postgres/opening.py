@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.clock import ServerClock
@@ -138,7 +138,8 @@ async def _joined(
                 await within(server.timeout, db, migrate(db, server, allowed=True, alone=False))
                 reached = True
             found = await try_to_join(link, server, configuration(), address)
-        except (psycopg.OperationalError, OSError) as error:  # the server starts, say
+        # The server starts, say; or this process was paused in the middle.
+        except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout, OSError) as error:
             found = ledger_error(error, server)
             if found.reason is LedgerReason.UNREADABLE and not reached:
                 raise found from None
@@ -155,5 +156,7 @@ async def try_to_join(
     OSError."""
     name = f"process {os.getpid()} on {socket.gethostname()}"
     db = await link.get()
-    joining = in_one(db, begin(server), join(configuration, name, address, server.lease))
+    # Of a lost connection, the server ends it as soon: it holds a lock that the next one waits for.
+    quick = server.model_copy(update={"timeout": server.connect_timeout})
+    joining = in_one(db, begin(quick), join(configuration, name, address, server.lease))
     return await within(server.connect_timeout, db, joining)

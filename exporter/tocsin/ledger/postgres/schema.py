@@ -236,15 +236,17 @@ async def migrate(
     """
     schema = sql.Identifier(server.namespace)
     async with db.transaction():
-        version = await _locked_version(db, server)
-        if version < len(MIGRATIONS) and not allowed:
-            raise LedgerError(
-                f"{server.display}: there is no ledger of this version in the schema {server.namespace};"
-                " `tocsin run` makes it",
-                LedgerReason.OLDER,
-            )
-        if 0 < version < len(MIGRATIONS) and not alone:
-            return
+        version = await _version(db, server)
+        if version < len(MIGRATIONS):
+            if not allowed:
+                raise LedgerError(
+                    f"{server.display}: there is no ledger of this version in the schema {server.namespace};"
+                    " `tocsin run` makes it",
+                    LedgerReason.OLDER,
+                )
+            if version and not alone:
+                return
+            version = await _locked_version(db, server)
         await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
         if version == len(MIGRATIONS):
             cursor = await db.execute("SELECT copying FROM ledger")
@@ -302,11 +304,25 @@ async def _running(db: PgConnection, schema: str) -> list[str]:
 
 
 async def _locked_version(db: PgConnection, server: LedgerServer) -> int:
-    """The version of the tables, which no other process changes until the end of the transaction; 0: there are none.
-    Raises LedgerError for a newer one."""
+    """As `_version`; no other process changes it until the end of the transaction."""
+    # A lost connection must not keep the lock: no other process could begin.
+    await db.execute(
+        sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(round(server.connect_timeout * 1000))
+    )
     # Two processes that create tables at once fail, even with IF NOT EXISTS.
     await db.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
-    version = await _version(db, server.namespace)
+    return await _version(db, server)
+
+
+async def _version(db: PgConnection, server: LedgerServer) -> int:
+    """The version of the tables; 0: there are none. Raises LedgerError for a newer one."""
+    name = sql.SQL("{}.ledger").format(sql.Identifier(server.namespace)).as_string(None)
+    cursor = await db.execute("SELECT to_regclass(%s)", (name,))
+    if (row := await cursor.fetchone()) is None or row[0] is None:
+        return 0
+    cursor = await db.execute(f"SELECT version FROM {name}")  # noqa: S608 - quoted
+    row = await cursor.fetchone()
+    version = 0 if row is None else int(row[0])
     if version > len(MIGRATIONS):
         raise LedgerError(
             f"{server.display}: written by a newer version of Tocsin (tables {version}, this one knows"
@@ -314,13 +330,3 @@ async def _locked_version(db: PgConnection, server: LedgerServer) -> int:
             LedgerReason.NEWER,
         )
     return version
-
-
-async def _version(db: PgConnection, schema: str) -> int:
-    name = sql.SQL("{}.ledger").format(sql.Identifier(schema)).as_string(None)
-    cursor = await db.execute("SELECT to_regclass(%s)", (name,))
-    if (row := await cursor.fetchone()) is None or row[0] is None:
-        return 0
-    cursor = await db.execute(f"SELECT version FROM {name}")  # noqa: S608 - quoted
-    row = await cursor.fetchone()
-    return 0 if row is None else int(row[0])
