@@ -4,16 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.browser import CHROMIUM, chromium, new_tab
-from support.page import go, until_runs, until_shows
+from support.browser import chromium, new_tab
+from support.page import IN_BROWSER, go, until_runs, until_shows
 from support.receiver import Answer
 from support.tocsin import Harness
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = [pytest.mark.e2e, *IN_BROWSER]
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-import pytest
-
-from support.browser import CHROMIUM, Tab, new_tab
+from support.browser import Tab, new_tab
+from support.page import IN_BROWSER
 from support.port import Listening, hashed, listening
 from support.waiting import until_some
 from support.web import DEAD, PEOPLE
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = IN_BROWSER
 USERS = {"basic_auth_users": {"ann": hashed("rings"), "bob": hashed("rings")}}
 
 

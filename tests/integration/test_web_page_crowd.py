@@ -2,15 +2,12 @@
 
 import pytest
 
-from support.browser import CHROMIUM, Tab
+from support.browser import Tab
 from support.crowd import ALERTS, NAMES, Crowd
-from support.page import fill, go, until_runs, until_shows
+from support.page import IN_BROWSER, fill, go, until_runs, until_shows
 from support.web import FakeProcess
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = IN_BROWSER
 NODES = "document.querySelectorAll('*').length"
 
 

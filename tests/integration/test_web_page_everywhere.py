@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 
 from support.axe import axe, violations
-from support.browser import CHROMIUM, Tab, new_tab
-from support.page import fill, go, until_runs, until_shows
+from support.browser import Tab, new_tab
+from support.page import IN_BROWSER, fill, go, until_runs, until_shows
 from support.ports import free_port
 from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, firing
 from support.why import WHY
@@ -20,10 +20,7 @@ from tocsin.web.access import Rules
 from tocsin.web.application import build
 from tocsin.web.guard import Guard
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = IN_BROWSER
 NAME = f"process 4711 on {'tocsin-' * 12}0"
 VIEWS = {
     "firing": "<b>Acme</b> waits",

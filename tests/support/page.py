@@ -1,7 +1,14 @@
 """The status page in a tab of a browser."""
 
-from support.browser import Tab
+import pytest
+
+from support.browser import CHROMIUM, Tab
 from support.waiting import until_equal, until_some
+
+IN_BROWSER = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
+    pytest.mark.xdist_group("browser"),  # one starts for all
+]
 
 
 async def go(tab: Tab, view: str) -> None:

@@ -108,6 +108,6 @@ NUMBERS = {
 
 
 def test_numbers_are_written_as_on_the_page() -> None:
-    """`test_web_page.py` has the page's."""
+    """`test_web_page_rows.py` has the page's."""
     assert [cell(number) for number in NUMBERS] == list(NUMBERS.values())
     assert [cell(value) for value in (None, "NaN", 3, True, {"a": 1.5})] == ["", "NaN", "3", "true", '{"a":1.5}']
