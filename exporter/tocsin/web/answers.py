@@ -1,14 +1,19 @@
-"""What the handlers of the API have in common: query parameters, and answers in JSON."""
+"""What the handlers of the API have in common: query parameters, and answers in JSON or as a stream."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from types import MappingProxyType
 from typing import TypeAlias
 
 from aiohttp import web
 
 from tocsin.web import views
+from tocsin.web.guard import Guard
 
 Query: TypeAlias = Mapping[str, str]
+
+RECONNECT = b"retry: 2000\n\n"
+"""The first of the server-sent events: how long a client waits, in ms, before it connects again."""
 
 
 def parameters(request: web.Request, *known: str) -> Query:
@@ -36,3 +41,23 @@ def whole(query: Query, name: str, default: int, *, least: int = 1, most: int = 
 def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
     """Return an answer of what `views` makes."""
     return web.Response(text=views.text(value), status=status, headers=headers, content_type="application/json")
+
+
+async def streamed(
+    request: web.Request, guard: Guard, pieces: AsyncGenerator[bytes, None], content_type: str = "text/event-stream"
+) -> web.StreamResponse:
+    """Answer with the pieces as they come, until the client goes away, or other rules of the port are in effect: it may
+    no longer be allowed to read, and connects again."""
+    rules = guard.rules
+    response = web.StreamResponse(headers={"Content-Type": content_type, "X-Accel-Buffering": "no"})
+    await response.prepare(request)
+    if request.method == "HEAD":
+        return response
+    async with aclosing(pieces):
+        with suppress(ConnectionResetError):
+            async for piece in pieces:
+                if guard.rules != rules:
+                    break
+                # Waits while the client does not read; `Connections` ends one that goes on so.
+                await response.write(piece)
+    return response

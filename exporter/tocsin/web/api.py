@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from tocsin.ledger.base import SILENCED, Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.web import explanations, views
-from tocsin.web.answers import Query, as_json, parameters, whole
+from tocsin.web.answers import RECONNECT, Query, as_json, parameters, streamed, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 from tocsin.web.readers import Readers
@@ -240,19 +240,13 @@ class Api:
     async def transitions(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the latest transitions, then each as it happens."""
         parameters(request)
-        rules = self.guard.rules
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        with suppress(ConnectionResetError):  # the reader went away
-            await response.write(b"retry: 2000\n\n")
-            async with aclosing(self.process.feed.follow(quiet=_HEARTBEAT)) as stream:
-                async for found in stream:
-                    if self.guard.rules != rules:
-                        break  # the client may no longer be allowed to read; it connects again
-                    await response.write(b": nothing new\n\n" if found is None else self._event(found))
-        return response
+        return await streamed(request, self.guard, self._events())
+
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        yield RECONNECT
+        async with aclosing(self.process.feed.follow(quiet=_HEARTBEAT)) as stream:
+            async for found in stream:
+                yield b": nothing new\n\n" if found is None else self._event(found)
 
     def _event(self, found: Transition) -> bytes:
         shown = views.transition(found, self.process.alert(found.alert))

@@ -1,8 +1,8 @@
 """What only the status page asks: the stream of changes, a page of the rows that fire, and the timelines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tocsin.silences import Matchers, MatchersError, first_match
 from tocsin.silences.matchers import read
-from tocsin.web.answers import as_json, parameters, whole
+from tocsin.web.answers import RECONNECT, as_json, parameters, streamed, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 from tocsin.web.live import Live
@@ -46,21 +46,14 @@ class PageApi:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: everything that the page shows except rows, then each change."""
         parameters(request)
-        rules = self.guard.rules
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
         first = {"version": self.version, "admin": self.guard.may_change(request)}
-        with suppress(ConnectionResetError):  # the reader went away
-            await response.write(b"retry: 2000\n\n")
-            async with aclosing(self.live.follow(first=first)) as messages:
-                async for message in messages:
-                    if self.guard.rules != rules:
-                        break  # the client may no longer be allowed to read; it connects again
-                    # Waits while the client does not read; `Connections` ends one that goes on so.
-                    await response.write(f"event: change\ndata: {message}\n\n".encode())
-        return response
+        return await streamed(request, self.guard, self._changes(first))
+
+    async def _changes(self, first: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        yield RECONNECT
+        async with aclosing(self.live.follow(first=first)) as messages:
+            async for message in messages:
+                yield f"event: change\ndata: {message}\n\n".encode()
 
     async def rows(self, request: web.Request) -> web.Response:
         """The rows that fire now, searched, filtered and sorted, `limit` of them from `offset` on."""

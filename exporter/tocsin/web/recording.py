@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -11,7 +11,7 @@ from aiohttp import web
 from tocsin.alert import Alert
 from tocsin.pipeline.tap import taken_by
 from tocsin.recording.lines import line_of
-from tocsin.web.answers import parameters
+from tocsin.web.answers import parameters, streamed
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 
@@ -38,25 +38,18 @@ class RecordingApi:
         the reader goes away or falls too far behind."""
         wanted = parameters(request, "alert").get("alert")
         alerts = self._alerts(None if wanted is None else wanted.split(","))
-        rules = self.guard.rules
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        with suppress(ConnectionResetError):  # the reader went away
-            header = {"tocsin": self.version, "at": self.clock(), "alerts": [one.name for one in alerts]}
-            await response.write(_line(header))
-            async with aclosing(self.process.tap.follow(*taken_by(alerts), quiet=_HEARTBEAT)) as stream:
-                async for seen in stream:
-                    if self.guard.rules != rules:
-                        break  # the client may no longer be allowed to read; it connects again
-                    if seen is None:
-                        await response.write(b"\n")
-                        continue
-                    line = line_of(seen, self.clock())
-                    large = len(line.get("updates") or line.get("firings") or line.get("list") or ()) > _LARGE
-                    await response.write(await asyncio.to_thread(_line, line) if large else _line(line))
-        return response
+        return await streamed(request, self.guard, self._lines(alerts), "application/x-ndjson")
+
+    async def _lines(self, alerts: Sequence[Alert]) -> AsyncGenerator[bytes, None]:
+        yield _line({"tocsin": self.version, "at": self.clock(), "alerts": [one.name for one in alerts]})
+        async with aclosing(self.process.tap.follow(*taken_by(alerts), quiet=_HEARTBEAT)) as stream:
+            async for seen in stream:
+                if seen is None:
+                    yield b"\n"
+                    continue
+                line = line_of(seen, self.clock())
+                large = len(line.get("updates") or line.get("firings") or line.get("list") or ()) > _LARGE
+                yield await asyncio.to_thread(_line, line) if large else _line(line)
 
     def _alerts(self, wanted: list[str] | None) -> list[Alert]:
         names = [status["name"] for status in self.process.alerts()]
