@@ -1,5 +1,6 @@
-"""The status page over a whole process, in a real browser: a bad night, and after a restart."""
+"""The status page over a whole process, in a real browser: a bad night, a restart, and a reload that is refused."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -45,3 +46,6 @@ async def test_page_names_the_cause_and_keeps_the_past_after_a_restart(browser: 
             await tab.open(f"{tocsin.url}/#/alerts/orders")
             await until_shows(tab, "main", "still firing", "delivered")
             await until_runs(tab, "document.querySelectorAll('svg.states .m4').length > 0", value=True)
+            tocsin.write({**harness.config, "alerts": {"orders": {"source": "none"}}})
+            tocsin.signal(signal.SIGHUP)
+            await until_shows(tab, "#unready", "the one before it stays in effect", "there is no source 'none'")

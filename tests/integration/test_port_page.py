@@ -42,3 +42,4 @@ async def test_reader_sees_no_buttons_that_change_something(browser: str, tmp_pa
         await log_in(tab, port, "bob")
         buttons = await tab.run("[...document.querySelectorAll('#dead button')].map((one) => one.textContent)")
         assert buttons == []
+        assert "or this page with the role admin" in await tab.text("main"), "how they are retried"

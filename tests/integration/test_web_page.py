@@ -13,6 +13,7 @@ pytestmark = IN_BROWSER
 
 
 async def test_configuration_is_reloaded_from_the_page(tab: Tab, process: FakeProcess) -> None:
+    """While it is refused, every view says so."""
     process.problems = ["alerts.late: <b>no source</b>"]
     await until_runs(tab, "document.querySelector('#reload').hidden", value=False)
     await tab.click("button", "reload the configuration")
@@ -20,7 +21,9 @@ async def test_configuration_is_reloaded_from_the_page(tab: Tab, process: FakePr
         tab, "footer", "The configuration was refused; the last good one stays in use.", "<b>no source</b>"
     )
     tab.problems.clear()  # the answer 500
+    await until_shows(tab, "#unready", "the one before it stays in effect", "<b>no source</b>")
     process.problems = []
+    await until_runs(tab, "document.querySelector('#unready').hidden", value=True)
     await tab.click("button", "reload the configuration")
     await until_shows(tab, "footer", "The configuration was reloaded.")
 

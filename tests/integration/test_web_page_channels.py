@@ -21,7 +21,7 @@ async def test_refusing_channel_and_source_are_red(tab: Tab, process: FakeProces
     await until_shows(tab, "#trouble", "1 channel not delivering, 400 dead letters")
     await go(tab, "channels")
     await until_shows(tab, "#channels .tag.bad", "refusing")
-    await until_shows(tab, "#channels", "The receiver answers, and refuses one notification after another.")
+    await until_shows(tab, "#channels", "Correct what the last error names, then retry the dead letters.")
     await until_shows(tab, "#channels .why.bad", why)
     await go(tab, "alerts")
     await until_shows(tab, "#alerts .tag.bad", "refusing")

@@ -132,7 +132,11 @@ async def test_page_comes_back_after_a_lost_connection(browser: str, process: Fa
         async with serving(process, port):
             await tab.open(f"http://127.0.0.1:{port}/")
             await until_shows(tab, "#verdict", "2 firing")
-        await until_shows(tab, "#lost", "Tocsin does not answer", "The page shows the state of")
+        await until_shows(
+            tab, "#lost", "Tocsin does not answer", "The page shows the state of", "connects again by itself"
+        )
+        await go(tab, "dead")
+        await until_shows(tab, "main", "The dead letters cannot be read: Tocsin does not answer")
         process.alert_list[0] = {**LATE, "firing": 9}
         async with serving(process, port):
             await until_shows(tab, "#verdict", "9 firing")

@@ -235,6 +235,7 @@ class FakeProcess:
         self.warnings = lambda: self.notes
         self.channels = lambda: self.channel_list
         self.instances = lambda: self.instance_list
+        self.refused = lambda: self.problems
         self.configuration: Callable[[], dict[str, Any]] = lambda: {"digest": None, "since": None, "refused": []}
 
     def alert(self, name: str) -> Alert:

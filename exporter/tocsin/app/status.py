@@ -120,6 +120,9 @@ class RunningProcess:
             "refused": list(runtime.refused_configuration),
         }
 
+    def refused(self) -> Sequence[str]:
+        return [*self._runtime.refused_configuration, *self._port_warnings()]
+
     def channels(self) -> Sequence[dict[str, Any]]:
         config, outputs = self._runtime.config, self._runtime.outputs
         configured = config.channels.values() if config else ()

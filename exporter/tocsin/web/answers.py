@@ -1,6 +1,6 @@
 """What the handlers of the API have in common: query parameters, and answers in JSON or as a stream."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from types import MappingProxyType
 from typing import TypeAlias
@@ -41,6 +41,11 @@ def whole(query: Query, name: str, default: int, *, least: int = 1, most: int = 
 def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
     """Return an answer of what `views` makes."""
     return web.Response(text=views.text(value), status=status, headers=headers, content_type="application/json")
+
+
+def no_such_alert(name: str, names: Sequence[str]) -> web.HTTPNotFound:
+    """Return the answer about an alert that is not configured. `names`: those that are."""
+    return web.HTTPNotFound(text=f"there is no alert {name!r}; there are: {', '.join(names) or 'none'}")
 
 
 async def streamed(

@@ -15,7 +15,7 @@ from tocsin.ledger.base import SILENCED, Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.web import explanations, views
-from tocsin.web.answers import RECONNECT, Query, as_json, parameters, streamed, whole
+from tocsin.web.answers import RECONNECT, Query, as_json, no_such_alert, parameters, streamed, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 from tocsin.web.readers import Readers
@@ -101,7 +101,7 @@ class Api:
         names = [status["name"] for status in self.process.alerts()]
         wanted = query.get("alert")
         if wanted is not None and wanted not in names:
-            raise web.HTTPNotFound(text=f"there is no alert {wanted!r}; there are: {', '.join(names) or 'none'}")
+            raise no_such_alert(wanted, names)
         rows: list[dict[str, Any]] = []
         truncated = []
         for name in names if wanted is None else (wanted,):
@@ -148,8 +148,7 @@ class Api:
         name = request.match_info["alert"]
         alert = self.process.alert(name)
         if alert is None:
-            names = ", ".join(one["name"] for one in self.process.alerts())
-            raise web.HTTPNotFound(text=f"there is no alert {name!r}; there are: {names or 'none'}")
+            raise no_such_alert(name, [one["name"] for one in self.process.alerts()])
         try:
             found = await self.process.explain(
                 name, Asked(values=tuple(values), fingerprint=request.query.get("fingerprint"))

@@ -1,14 +1,15 @@
 """The web server: metrics for Prometheus, probes, a status page for people, and a small JSON interface."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tocsin.errors import LedgerError
 from tocsin.exposition import Page
@@ -26,8 +27,6 @@ from tocsin.web.silences import SilencesApi
 from tocsin.web.views import text
 
 log = structlog.get_logger(__name__)
-
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FAILED = Repeats(log, "request failed", level="error")
 

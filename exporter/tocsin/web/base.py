@@ -69,6 +69,10 @@ class Process(Protocol):
         runs one), `since`, and why the last reload was `refused`, one sentence each."""
         ...
 
+    def refused(self) -> Sequence[str]:
+        """Return why changed files are not in effect, one sentence each: the configuration, or `web.config_file`."""
+        ...
+
     def channels(self) -> Sequence[dict[str, Any]]:
         """Return the status of every channel, in the order of the configuration, then of removed channels that still
         have notifications."""

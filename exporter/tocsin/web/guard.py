@@ -1,20 +1,17 @@
 """Decides about each request before a handler sees it: certificate, host, login, limits. `access` has the rules."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from tocsin.repeats import Repeats
 from tocsin.web.access import Buckets, Password, Role, Rules, Token, certificate_names, credentials, network
 from tocsin.web.passwords import BusyError, Passwords
 
 log = structlog.get_logger(__name__)
-
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FAILURES = 10
 _FAILURE_EVERY = 6.0

@@ -115,7 +115,12 @@ class Live:
             return
         reasons = list(process.ready())
         parts: dict[str, Any] = {
-            "health": {"ready": not reasons, "reasons": reasons, "warnings": list(process.warnings())},
+            "health": {
+                "ready": not reasons,
+                "reasons": reasons,
+                "warnings": list(process.warnings()),
+                "refused": list(process.refused()),
+            },
             "alerts": [alert["name"] for alert in alerts],
             "channels": [channel["name"] for channel in channels],
             "instances": process.instances(),

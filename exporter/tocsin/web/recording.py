@@ -11,7 +11,7 @@ from aiohttp import web
 from tocsin.alert import Alert
 from tocsin.pipeline.tap import taken_by
 from tocsin.recording.lines import line_of
-from tocsin.web.answers import parameters, streamed
+from tocsin.web.answers import no_such_alert, parameters, streamed
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 
@@ -55,7 +55,7 @@ class RecordingApi:
         names = [status["name"] for status in self.process.alerts()]
         for name in wanted or ():
             if name not in names:
-                raise web.HTTPNotFound(text=f"there is no alert {name!r}; there are: {', '.join(names) or 'none'}")
+                raise no_such_alert(name, names)
         found = (self.process.alert(name) for name in wanted or names)
         return [alert for alert in found if alert is not None]
 

@@ -131,9 +131,16 @@ export const tag = (word, kind) => make("span", { class: `tag ${kind ?? ""}` }, 
 export const button = (text, key, onclick, what = "") =>
   make("button", { type: "button", "data-key": key, "aria-label": what ? `${text} ${what}` : null, onclick }, text);
 
+// A list of [value, text] to choose from. `chosen`: called with the value.
+export const choice = (label, name, options, value, chosen) => make("label", {}, `${label} `,
+  make("select", { "data-key": name, onchange: (event) => chosen(event.target.value) },
+    ...options.map(([one, text]) => make("option", { value: one, selected: one === value ? "" : null }, text))));
+
 export const link = (href, ...children) => make("a", { href, "data-key": `link ${href}` }, ...children);
 
 export const card = (...children) => make("div", { class: "card" }, ...children);
+
+export const part = (children) => card(make("div", { class: "inside" }, ...children));
 
 export const empty = (...children) => card(make("div", { class: "empty" }, ...children));
 

@@ -25,7 +25,7 @@ export const alerts = () => those("alert");
 export const channels = () => those("channel");
 export const alert = (name) => part(`alert:${name}`);
 export const instances = () => part("instances") ?? [];
-export const health = () => part("health") ?? { ready: true, reasons: [], warnings: [] };
+export const health = () => part("health") ?? { ready: true, reasons: [], refused: [] };
 export const known = () => live.at !== null;
 
 // Whether one of these parts changed; a name with a colon at its end means all that begin so.

@@ -96,21 +96,26 @@ function trouble() {
 }
 
 function unready() {
-  const { ready, reasons } = health();
-  $("unready").hidden = ready;
-  show($("unready"), reasons, () => [
-    make("strong", {}, "Not ready"),
-    make("ul", {}, ...reasons.slice(0, 5).map((reason) => make("li", {}, plain(reason)))),
-    reasons.length > 5 ? make("p", {}, `and ${reasons.length - 5} more: `, make("a", { href: "readyz" }, "all of them")) : null,
+  const { ready, reasons, refused } = health();
+  $("unready").hidden = ready && !refused.length;
+  show($("unready"), [ready, reasons, refused], () => [
+    ...(ready ? [] : reasoned("Not ready", reasons, "readyz")),
+    ...(refused.length ? reasoned("A changed configuration is refused, and the one before it stays in effect. Correct the file and reload.", refused, "api/v1/status") : []),
   ]);
 }
+
+const reasoned = (what, why, rest) => [
+  make("strong", {}, what),
+  make("ul", {}, ...why.slice(0, 5).map((reason) => make("li", {}, plain(reason)))),
+  why.length > 5 ? make("p", {}, `and ${why.length - 5} more: `, make("a", { href: rest }, "all of them")) : null,
+];
 
 function connection() {
   const at = live.at === null ? "" : new Date(live.at).toLocaleTimeString();
   $("lost").hidden = !live.problem;
-  const text = live.problem && `Tocsin does not answer (${live.problem}). ${at ? `The page shows the state of ${at}.` : ""}`;
+  const text = live.problem && `Tocsin does not answer (${live.problem}). ${at ? `The page shows the state of ${at}, and` : "The page"} connects again by itself. If it does not: does the process run, and what does its log say?`;
   if ($("lost").textContent !== text) $("lost").textContent = text;
-  $("view").classList.toggle("old", Boolean(live.problem));
+  document.body.classList.toggle("old", Boolean(live.problem));
   $("fresh").textContent = live.problem || !at ? "" : "live";
   $("fresh").title = at && `The last news came at ${at}.`;
   $("version").textContent = live.version ? `Tocsin ${live.version}` : "";

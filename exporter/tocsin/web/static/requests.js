@@ -3,7 +3,9 @@
 const TIMEOUT = 8_000;
 
 export async function fetchJson(path, options = {}) {
-  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
+  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) }).catch((error) => {
+    throw new Error(error.name === "TimeoutError" ? `no answer within ${TIMEOUT / 1000} s` : "Tocsin does not answer");
+  });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
   return body;

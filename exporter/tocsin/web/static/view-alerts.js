@@ -5,8 +5,8 @@ import { card, counted, empty, labels, list, make, moment, number, plain, plural
 import { STATUS_TAGS } from "./life.js";
 import { alert as alertOf, alerts, instances, touched } from "./live.js";
 import { fetcher } from "./requests.js";
-import { address, set } from "./router.js";
-import { HOURS, chosen, timelines } from "./timelines.js";
+import { address } from "./router.js";
+import { chosen, range, timelines, trackOf } from "./timelines.js";
 import { question } from "./view-explain.js";
 import { words } from "./words.js";
 
@@ -21,7 +21,7 @@ function rank(alert) {
 }
 
 // Those in trouble first, then those that fire, else in the order of the configuration.
-const ordered = (all) => all.map((one, place) => [rank(one), place, one]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map((one) => one[2]);
+const ordered = (all) => [...all].sort((a, b) => rank(a) - rank(b));
 
 function facts(alert, several) {
   const found = [make("span", {}, "source ", plain(alert.source))];
@@ -64,14 +64,6 @@ function item({ alert, several, timeline }) {
       why(alert), facts(alert, several)),
     charts(alert, timeline));
 }
-
-export function range(hours) {
-  return make("div", { class: "range", role: "group", "aria-label": "Hours that are shown" }, ...HOURS.map((one) =>
-    make("button", { type: "button", "aria-pressed": String(one === chosen(hours)), "data-key": `hours ${one}`, onclick: () => set({ hours: one }) }, `${one} h`)));
-}
-
-// Only what is drawn, so that nothing is drawn again because other alerts changed.
-const trackOf = (answer, kind, name) => answer && { from: answer.from, step: answer.step, began: answer.began, [kind]: { [name]: answer[kind][name] } };
 
 export function open(main, route) {
   return route.path.length ? openOne(main, route.path[0]) : openAll(main);

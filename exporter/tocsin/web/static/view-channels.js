@@ -4,24 +4,23 @@ import { CHANNEL_MARKS, axis, legend, spark, states } from "./charts.js";
 import { counted, empty, later, list, make, past, plain, plural, show, since, tag } from "./elements.js";
 import { channels, touched } from "./live.js";
 import { address } from "./router.js";
-import { chosen, timelines } from "./timelines.js";
-import { range } from "./view-alerts.js";
+import { chosen, range, timelines, trackOf } from "./timelines.js";
 import { words } from "./words.js";
 
 const TAGS = { up: "good", paused: "bad", refusing: "bad", failing: "warn", removed: "warn" };
 const NOW = { up: 1, failing: 3, removed: 0 };
 const WORDS = {
   up: "Delivers.",
-  failing: "Attempts fail. Each is repeated, with growing pauses.",
-  refusing: "The receiver answers, and refuses one notification after another. They become dead letters.",
-  paused: "Paused: the receiver refuses the credentials or the plan. Everything waits, and one attempt is made now and then.",
-  removed: "No longer configured.",
+  failing: "Attempts fail. Each is repeated with growing pauses, until the receiver accepts it or max_age has passed. Check the receiver.",
+  refusing: "One notification after another is refused, and becomes a dead letter. Correct what the last error names, then retry the dead letters.",
+  paused: "The receiver refuses the credentials or the plan. Everything waits, and one attempt is made now and then. Set the right ones and reload; nothing has to be sent again.",
+  removed: "Add it to the configuration again to retry its dead letters, or drop them.",
 };
 
 export const title = () => "Channels";
 
 const rank = (channel) => channel.state === "removed" ? 2 : channel.state !== "up" ? 0 : channel.dead ? 1 : 3;
-const ordered = (all) => all.map((one, place) => [rank(one), place, one]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map((one) => one[2]);
+const ordered = (all) => [...all].sort((a, b) => rank(a) - rank(b));
 
 const idle = (channel) => channel.state === "up" && !channel.delivered && !channel.failed;
 
@@ -92,8 +91,7 @@ export function open(main) {
         make("code", {}, "channels:"), " and name it in an alert's ", make("code", {}, "notify:"), ".")));
     show(tools, chosen(latest.hours), () => [range(latest.hours), legend(CHANNEL_MARKS)]);
     show(scale, [answer?.from, answer?.step], () => (answer ? axis(answer, Object.values(answer.channels)[0]?.marks.length ?? 0) : ""));
-    const timeline = (name) => answer && { from: answer.from, step: answer.step, began: answer.began, channels: { [name]: answer.channels[name] } };
-    list(items, found.map((channel) => ({ channel, timeline: timeline(channel.name) })), (one) => one.channel.name, item);
+    list(items, found.map((channel) => ({ channel, timeline: trackOf(answer, "channels", channel.name) })), (one) => one.channel.name, item);
   }
 
   return (changed, { query }) => {

@@ -1,6 +1,6 @@
 // The dead letters, with the request and the answer of each; to retry or drop them.
 
-import { button, counted, empty, labels, list, make, past, plain, plural, show, summary, tag } from "./elements.js";
+import { button, choice, counted, empty, labels, list, make, past, plain, plural, show, summary, tag } from "./elements.js";
 import { alerts, channels, live, touched } from "./live.js";
 import { fetchJson, fetcher, query as parameters } from "./requests.js";
 import { address, set } from "./router.js";
@@ -84,15 +84,14 @@ export function open(main) {
   const reasons = () => [...new Set([...known.map((one) => one.reason), latest.reason ?? ""])].filter(Boolean).sort();
 
   function choices(found) {
-    const choice = (label, name, options, value) => make("label", {}, `${label} `,
-      make("select", { "data-key": name, onchange: (event) => set({ [name]: event.target.value }) },
-        ...options.map(([one, text]) => make("option", { value: one, selected: one === value ? "" : null }, text))));
+    const filterBy = (label, name, options) => choice(label, name, options, latest[name] ?? "", (value) => set({ [name]: value }));
     const dead = channels().filter((one) => one.dead || one.name === latest.channel);
     return [
-      choice("Channel", "channel", [["", "all"], ...dead.map((one) => [one.name, `${one.name} (${counted(one.dead)})`])], latest.channel ?? ""),
-      choice("Alert", "alert", [["", "all"], ...alerts().map((one) => [one.name, one.name])], latest.alert ?? ""),
-      choice("Reason", "reason", [["", "all"], ...reasons().map((one) => [one, one])], latest.reason ?? ""),
+      filterBy("Channel", "channel", [["", "all"], ...dead.map((one) => [one.name, `${one.name} (${counted(one.dead)})`])]),
+      filterBy("Alert", "alert", [["", "all"], ...alerts().map((one) => [one.name, one.name])]),
+      filterBy("Reason", "reason", [["", "all"], ...reasons().map((one) => [one, one])]),
       live.admin && found ? make("span", { class: "acts push" }, button("Retry all", "retry all", () => actAll("retry")), button("Drop all", "drop all", () => actAll("drop"))) : "",
+      !live.admin && found ? make("span", {}, "To retry or drop them: ", make("code", {}, "tocsin outbox"), ", or this page with the role admin.") : "",
     ];
   }
 

@@ -1,6 +1,6 @@
 // Why a row fires or does not, and what was sent of it.
 
-import { card, empty, labels, make, past, plain, show, since, summary, tag } from "./elements.js";
+import { empty, labels, make, part, past, plain, show, since, summary, tag } from "./elements.js";
 import { KINDS, STATUS_TAGS, answers, fields, next, request, route, sentences } from "./life.js";
 import { touched } from "./live.js";
 import { fetcher } from "./requests.js";
@@ -46,8 +46,6 @@ export function open(main, { path: [alert = "", fingerprint = ""], query }) {
     shown = where;
   };
 }
-
-const part = (children) => card(make("div", { class: "inside" }, ...children));
 
 function all(found) {
   return [

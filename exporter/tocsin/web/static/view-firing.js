@@ -1,6 +1,6 @@
 // The rows that fire now. The server searches, filters and sorts; a page of them is here.
 
-import { counted, empty, labels, list, make, number, plain, plural, show, since, tag } from "./elements.js";
+import { choice, counted, empty, labels, list, make, number, plain, plural, show, since, tag } from "./elements.js";
 import { alert, alerts, live, touched } from "./live.js";
 import { fetcher, query as parameters } from "./requests.js";
 import { address, set } from "./router.js";
@@ -75,18 +75,17 @@ export function open(main, route) {
   }
 
   function choices(answer) {
-    const choice = (label, name, options, value) => make("label", {}, `${label} `,
-      make("select", { "data-key": name, onchange: (event) => set({ [name]: event.target.value, from: "" }) },
-        ...options.map(([one, text]) => make("option", { value: one, selected: one === value ? "" : null }, text))));
+    const filterBy = (label, name, options, usual = "") =>
+      choice(label, name, options, latest[name] ?? usual, (value) => set({ [name]: value, from: "" }));
     const names = Object.entries(answer.alerts).map(([name, rows]) => [name, `${name} (${counted(rows)})`]);
     if (latest.alert && !(latest.alert in answer.alerts)) names.push([latest.alert, `${latest.alert} (0)`]);
     const severities = Object.entries(answer.severities).filter(([name]) => name).map(([name, rows]) => [name, `${name} (${counted(rows)})`]);
     if (latest.severity && !(latest.severity in answer.severities)) severities.push([latest.severity, `${latest.severity} (0)`]);
     const labelSorts = latest.alert ? Object.keys(answer.rows[0]?.labels ?? {}).map((name) => [`label:${name}`, `by ${name}`]) : [];
     return [
-      choice("Alert", "alert", [["", "all"], ...names], latest.alert ?? ""),
-      severities.length ? choice("Severity", "severity", [["", "all"], ...severities], latest.severity ?? "") : "",
-      choice("Order", "sort", [...Object.entries(SORTS), ...labelSorts], latest.sort ?? "-started"),
+      filterBy("Alert", "alert", [["", "all"], ...names]),
+      severities.length ? filterBy("Severity", "severity", [["", "all"], ...severities]) : "",
+      filterBy("Order", "sort", [...Object.entries(SORTS), ...labelSorts], "-started"),
     ];
   }
 
@@ -141,7 +140,7 @@ function pager(from, total) {
 function none(filtered) {
   const blind = alerts().filter((one) => one.state !== "up").length;
   if (filtered) return empty("No row that fires is found. ", make("button", { type: "button", class: "link", onclick: () => set({ q: "", match: "", alert: "", severity: "", from: "" }) }, "Show all"));
-  if (!alerts().length) return empty("Nothing can fire before an alert is configured.");
+  if (!alerts().length) return empty("No alerts are configured. ", make("code", {}, "tocsin init"), " writes a configuration for a view of your server; or add an alert under ", make("code", {}, "alerts:"), " and reload.");
   if (blind) return empty(`No known row fires, but ${blind} of ${plural(alerts().length, "alert")} without current rows. `, make("a", { href: "#/alerts" }, "See why"), ".");
   return empty("Nothing fires. Rows show here as soon as they are in one of the views.");
 }

@@ -1,6 +1,6 @@
 // One notification: what it is about, the request, the attempts with their answers, what comes next.
 
-import { block, button, card, empty, labels, make, moment, plain, plural, show, summary, tag } from "./elements.js";
+import { block, button, empty, labels, make, moment, part, plain, plural, show, summary, tag } from "./elements.js";
 import { KINDS, STATUS_TAGS, answers, next, request, route, sentences } from "./life.js";
 import { live, touched } from "./live.js";
 import { fetchJson, fetcher } from "./requests.js";
@@ -47,8 +47,6 @@ function all(found, act) {
       ...(found.previous ? [make("h3", {}, "Row before"), block(JSON.stringify(found.previous, null, 2))] : [])]),
   ];
 }
-
-const part = (children) => card(make("div", { class: "inside" }, ...children));
 
 function head(found, act) {
   const acts = act && found.status !== "delivered" ? make("span", { class: "push acts" },

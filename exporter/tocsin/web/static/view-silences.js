@@ -55,7 +55,7 @@ export function open(main, route) {
     show(asked, live.admin, () => (live.admin ? form(route.query.matchers ?? "", (made) => {
       said.textContent = `Silenced until ${new Date(made.ends_at).toLocaleString()}.`;
       fetch("api/v1/silences");
-    }) : ""));
+    }) : make("p", { class: "note" }, "To make or end one: ", make("code", {}, "tocsin silence"), ", or this page with the role admin.")));
     holder.hidden = !found.length;
     list(items, found.map((silence) => ({ silence, admin: live.admin })), (one) => one.silence.id, (one) => item(one, end));
     show(nothing, [problem, found.length, known.length], () =>
