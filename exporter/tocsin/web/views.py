@@ -91,7 +91,7 @@ def _summary(found: Transition, alert: Alert | None) -> Json:
     return {"summary": _rendered(found, source, *names)}
 
 
-@lru_cache(maxsize=8_192)  # the page asks for the same rows every two seconds
+@lru_cache(maxsize=8_192)  # the page asks again for rows that have not changed
 def _rendered(
     found: Transition,
     source: str,
