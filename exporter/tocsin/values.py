@@ -281,6 +281,18 @@ def _float(value: float) -> float | str:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_text(seconds: float) -> str | None:
+    """Return seconds since 1970 as ISO 8601 in UTC, as the API, the commands and the log write every time. None: beyond
+    every calendar, as the time of a constant view is."""
+    try:
+        return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    except (OverflowError, ValueError):
+        return None
+
+
 def _moment(value: datetime) -> str:
     if value.tzinfo is None:
         return value.isoformat()

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from support.config import load_text
-from support.ledger import fired, settlement
+from support.ledger import fired, settlement, transition
 from support.pipelines import CONFIG
 from tocsin.cli import Exit, main
 from tocsin.cli.tables import table
@@ -102,6 +102,19 @@ def test_ids_of_a_list_are_accepted_by_the_other_actions(
     assert main(["outbox", "retry", listed[0], ids[0]]) == Exit.OK
     assert main(["outbox", "retry", listed[0]]) == Exit.FAILED
     assert capsys.readouterr() == ("2 pending again\n0 pending again\n", f"{ids[-1]} is pending: nothing was done\n")
+
+
+def test_every_command_writes_times_alike(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As the API does: what one command shows can be searched in the output of another."""
+    silence = ["silence", "add", 'alertname="late"', "--for", "2h", "--reason", "a move"]
+    shown = ["outbox list", f"outbox show {ids[0]}", "history late", f"explain late {transition('0').fingerprint}"]
+    Path("tocsin.yaml").write_text(POSTED.replace("order:", "late:"), encoding="utf-8")
+    for command in [silence, *map(str.split, shown)]:
+        assert main(command) == Exit.OK
+        times = re.findall(r"\d{4}-\d\d-\d\d\S*", capsys.readouterr().out)
+        assert times, command
+        wrong = [one for one in times if not re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z[,:.]?", one)]
+        assert wrong == [], command
 
 
 def test_id_stays_in_one_line_of_a_narrow_terminal(

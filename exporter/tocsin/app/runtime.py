@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
 
 import structlog
 
@@ -29,6 +28,7 @@ from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.tap import Tap
 from tocsin.repeats import Repeats
 from tocsin.silences import State as SilenceState
+from tocsin.values import utc_text
 
 log = structlog.get_logger(__name__)
 
@@ -325,7 +325,7 @@ class Runtime:
                 "silence active",
                 silence=silence.id,
                 matchers=str(silence.matchers),
-                until=datetime.fromtimestamp(silence.ends_at, UTC).isoformat(timespec="seconds"),
+                until=utc_text(silence.ends_at),
                 reason=silence.reason,
                 by=silence.by,
             )

@@ -4,7 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+
+from tocsin.values import utc_text
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -51,9 +52,5 @@ def printable(text: str) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Return a time in UTC for people."""
-    try:
-        moment = datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:.0f} s"  # beyond every calendar: the time of a constant view
-    return moment.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+    """Return a time in UTC, as the API and every other command write it."""
+    return utc_text(seconds) or f"{seconds:.0f} s"

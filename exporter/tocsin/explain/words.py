@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from tocsin.silences import Silence
 from tocsin.templates import duration
+from tocsin.values import utc_text
 
 _LONGEST = 60
 
 
 def moment(at: float, now: float) -> str:
-    """A time, and how far it is from now: `2026-11-30 22:04:12Z (in 4m 2s)`."""
-    try:
-        text = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):
+    """A time, and how far it is from now: `2026-11-30T22:04:12.000Z (in 4m 2s)`."""
+    text = utc_text(at)
+    if text is None:
         return "a time beyond every calendar"
     away = round(abs(at - now))
     if not away:

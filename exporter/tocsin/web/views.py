@@ -6,7 +6,6 @@ annotation of this name, is there if the alert has it.
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -19,11 +18,9 @@ from tocsin.ledger.sharing import Instance
 from tocsin.model import Columns, Kind, Row, Transition
 from tocsin.silences import Silence
 from tocsin.templates import Template
-from tocsin.values import jsonable, number, reader
+from tocsin.values import jsonable, number, reader, utc_text
 
 Json: TypeAlias = dict[str, Any]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def text(value: object) -> str:
@@ -33,12 +30,7 @@ def text(value: object) -> str:
 
 def wall_time(seconds: float | None) -> str | None:
     """Return seconds since 1970 as text; None where there is no time, or none that a calendar has."""
-    if seconds is None:
-        return None
-    try:
-        return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-    except (OverflowError, ValueError):
-        return None
+    return None if seconds is None else utc_text(seconds)
 
 
 def source_time(milliseconds: int | None) -> str | None:
