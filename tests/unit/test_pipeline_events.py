@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.clock import Clock
+from support.explaining import event_alert
 from support.intakes import Locked
 from support.pipelines import Pauses, at_work
 from support.waiting import until
@@ -186,6 +187,27 @@ async def test_pause_before_reconnection_lasts_as_long_as_asked(ledger: SqliteLe
     async with at_work(intake):
         await until(lambda: pauses.seconds)
     assert pauses.seconds == [60.0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_next_attempt_is_known_during_a_pause(ledger: SqliteLedger, *, held: bool) -> None:
+    """Of the source, and of a batch that could not be kept."""
+    source, go = Scripted(), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await go.wait()
+
+    source.unkept = held
+    intake = intake_of(source, ledger, chance=lambda: 1.0, sleep=sleep, clock=Clock(100.0))
+    source.following.put_nowait(batch_of("1") if held else GONE)
+    alert = event_alert()
+    async with at_work(intake):
+        await until(lambda: intake.state is State.ERROR)
+        assert intake.status(alert).next_attempt == 100.0 + BACKOFF.initial
+        source.following.put_nowait(batch_of("2"))
+        go.set()
+        await until(lambda: intake.state is State.UP and source.acknowledged)
+        assert intake.status(alert).next_attempt is None
 
 
 async def test_source_is_given_up_by_the_lasting_clock(ledger: SqliteLedger) -> None:

@@ -216,6 +216,24 @@ async def test_pauses_grow_and_start_over_after_a_batch(alert: RowAlert) -> None
     assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0, 2.0]
 
 
+async def test_next_attempt_is_known_during_a_pause(alert: RowAlert) -> None:
+    source, clock, go = ScriptedSource(), Clock(100.0), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        await go.wait()
+
+    backoff = Backoff(initial=12.0, maximum=30.0)
+    pipeline = row_pipeline(alert, source, None, backoff=backoff, chance=lambda: 0.5, sleep=sleep, clock=clock)
+    source.put(SourceError("gone", SourceReason.DISCONNECTED))
+    async with at_work(pipeline):
+        await until(lambda: pipeline.status().next_attempt)
+        assert pipeline.status().next_attempt == 106.0
+        source.put(SNAPSHOT)
+        go.set()
+        await until(lambda: pipeline.status().state is State.UP)
+        assert pipeline.status().next_attempt is None
+
+
 @pytest.mark.parametrize("reason", [SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION])
 async def test_view_made_anew_is_found_within_a_second(alert: RowAlert, reason: SourceReason) -> None:
     """`dbt run` drops and makes every view. One that is away for ten minutes may be away for long."""

@@ -240,10 +240,20 @@ def _state(status: AlertStatus, now: float) -> Iterator[str]:
             yield f"the alert is stale: its source has made no progress{last}{why}; series are withdrawn, and {frozen}"
         case State.REFUSING:
             yield f"the source delivers only what is not a valid event: {status.message}"
+    if status.state in _FROZEN:
+        yield from _attempt(status, now)
     if status.doubt:
         yield f"the rows may be the wrong ones: {status.doubt}"
     if status.note:
         yield f"a part of the source does not work: {status.note}"
+
+
+def _attempt(status: AlertStatus, now: float) -> Iterator[str]:
+    """When a source that failed is tried again."""
+    if status.next_attempt is not None:
+        yield f"the next attempt is at {moment(status.next_attempt, now)}"
+    elif status.state is State.ERROR:
+        yield "an attempt is under way"
 
 
 # What was not sent.

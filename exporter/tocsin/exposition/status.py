@@ -33,6 +33,8 @@ class AlertStatus:
     """The last fault of the source since the start, also if it is over, or how its relation was replaced."""
     last_error_at: float | None = None
     """When that was, in wall-clock seconds."""
+    next_attempt: float | None = None
+    """When the source is tried again after a fault, in wall-clock seconds; None: it is being tried, or works."""
     leads: bool | None = None
     """Whether this process leads it; None for an alert on events, which all processes take."""
     firing: int = 0

@@ -166,6 +166,7 @@ class EventPipeline:
         self._monotonic = monotonic
         self._chance = chance
         self._sleep = sleep
+        self._next_attempt: float | None = None
         self._reporter = Reporter(log, down="source down", up="source up", monotonic=monotonic, source=name)
         self._events = _Refusals("messages are not valid events")
         self._requests = _Refusals("requests were refused")
@@ -198,7 +199,10 @@ class EventPipeline:
                     raise
                 log.debug("unexpected exception", source=self.name, exc_info=error)
                 self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
-            await self._sleep(backoff.delay(attempt, self._chance, at_least=wait))
+            seconds = backoff.delay(attempt, self._chance, at_least=wait)
+            self._next_attempt = self._clock() + seconds
+            await self._sleep(seconds)
+            self._next_attempt = None
             attempt += 1
 
     async def process(self, batch: EventBatch, stream: EventStream) -> None:
@@ -282,12 +286,14 @@ class EventPipeline:
 
     async def _hold(self, stream: EventStream, seconds: float) -> bool:
         """Pause, with the subscription kept alive. Returns whether the source still holds the batch."""
+        self._next_attempt = self._clock() + seconds
         while True:
             held = await stream.hold()
             part = min(seconds, HOLD_EVERY)
             await self._sleep(part)
             seconds -= part
             if seconds <= 0:
+                self._next_attempt = None
                 return held
 
     # Counting and reporting.
@@ -353,6 +359,7 @@ class EventPipeline:
             source=self.name,
             state=self.state,
             message=self.message or self.complaint,
+            next_attempt=self._next_attempt,
             last_progress=self.last_batch,
             events=self.received[alert.name],
         )

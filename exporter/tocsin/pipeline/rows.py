@@ -131,6 +131,7 @@ class RowPipeline:
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
         self._last_error: tuple[float, str] | None = None
+        self._next_attempt: float | None = None
         outputs.metrics.status = self.status
 
     # The path of a row.
@@ -154,7 +155,10 @@ class RowPipeline:
                 self._broken(error)
                 retry = RETRY if isinstance(error, LedgerError) else backoff
                 wait = retry.delay(attempt, self._chance, at_least=0.5)
-            await self._sleep(backoff.delay(attempt, self._chance) if wait is None else wait)
+            wait = backoff.delay(attempt, self._chance) if wait is None else wait
+            self._next_attempt = self._clock() + wait
+            await self._sleep(wait)
+            self._next_attempt = None
             attempt += 1
 
     @asynccontextmanager
@@ -334,6 +338,7 @@ class RowPipeline:
             note=self._partly.message,
             last_error=self._last_error[1] if self._last_error else "",
             last_error_at=self._last_error[0] if self._last_error else None,
+            next_attempt=self._next_attempt,
             leads=self._out.leads,
             firing=firing.firing if firing else 0,
             pending=firing.pending if firing else 0,

@@ -104,6 +104,7 @@ def _source(status: AlertStatus) -> Json:
         "last_progress": wall_time(status.last_progress),
         "last_error": status.last_error,
         "last_error_at": wall_time(status.last_error_at),
+        "next_attempt": wall_time(status.next_attempt),
     }
 
 
