@@ -10,6 +10,7 @@ from tocsin.ledger.base import SILENCED, Filter, Ledger, Status
 from tocsin.ledger.silencing import Judged
 from tocsin.model import Address, Kind, Notification
 from tocsin.silences import Silence, State, parse
+from tocsin.silences.ending import came_and_went
 
 
 def silence(clock: Clock, id_: str = "s", *, seconds: float = 60.0, matchers: str = "customer=A") -> Silence:
@@ -105,6 +106,9 @@ async def test_what_came_and_went_is_dropped_with_reason(ledger: Ledger, clock: 
     await hold(ledger)
     repeated = await episode(ledger, "1", Kind.REPEATED, at=3000, start=2000)
     await hold(ledger)
+    rows = [await ledger.held_of(some[0].transition.fingerprint) for some in (whole, event)]
+    announced = [[one.seq for one in row if one.seq in came_and_went(row)] for row in rows]
+    assert announced == [[one.seq for one in (*whole, *repeated)], [one.seq for one in event]]
     assert await ledger.end_silence("s")
     assert not await ledger.end_silence("s")
     [closed] = await ledger.close_silences()

@@ -128,7 +128,7 @@ async def test_view_that_was_replaced_is_named(night: Night) -> None:
         await night.database.run("DROP VIEW late_orders; CREATE VIEW late_orders AS SELECT id, customer FROM orders")
         await night.says("the alert is in error", "the relation has no column minutes")
         await night.database.run("DROP VIEW late_orders")
-        await night.says("the alert is in error", 'relation "late_orders" does not exist')
+        await night.says("the alert is in error", 'relation "late_orders" does not exist', "the next attempt is at")
 
 
 async def test_replaced_view_of_materialize_is_named(harness: Harness) -> None:
@@ -182,7 +182,10 @@ async def test_silence_that_holds_back_is_named(night: Night) -> None:
         await tocsin.until_logged('event="silence active"')
         await night.late(17)
         text = await night.says("held back by the silence", "the warehouse moves")
-        has_all(text, "notifications of it are held back", "the silence ends, and")
+        has_all(text, "notifications of it are held back", "the fired to hook is sent if its row still fires then")
+        await night.database.run("DELETE FROM orders")
+        await night.database.run("NOTIFY orders")
+        await night.says("does not fire any more", "the fired to hook is dropped: began and ended while")
         assert night.receiver.requests == []
 
 

@@ -12,6 +12,7 @@ from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Attempt, Line, Record, Status
 from tocsin.model import Column, Columns, Kind, Row, fingerprint
 from tocsin.pipeline.routing import Route
+from tocsin.silences.ending import Held
 from tocsin.sources.base import Subject
 
 START = 1_795_242_548_000
@@ -98,6 +99,7 @@ def notified(
     attempts_made: Sequence[Attempt] = (),
     line: Sequence[Any] = (),
     silence: Any = None,
+    held: Sequence[Held] = (),
     silenced_by: str | None = None,
     **of: Any,
 ) -> NotificationFacts:
@@ -107,7 +109,7 @@ def notified(
     attempts = [*attempts_made, *(Attempt(at=NOW - 50, reason="timeout", detail="no answer") for _ in range(failed))]
     others = [other if isinstance(other, Record) else record(status=Status.PENDING, **other) for other in line]
     pending = Line(count=len(others), first=others) if others else None
-    return NotificationFacts(record=one, attempts=attempts, request={}, line=pending, silence=silence)
+    return NotificationFacts(record=one, attempts=attempts, request={}, line=pending, silence=silence, held=held)
 
 
 def facts(**more: Any) -> Facts:

@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from support.explaining import NOW, START, alert, channel, event_alert, facts, firing, line, notified, record, status
+from support.explaining import (
+    KEY,
+    NOW,
+    START,
+    alert,
+    channel,
+    event_alert,
+    facts,
+    firing,
+    line,
+    notified,
+    record,
+    status,
+)
 from tocsin.errors import Reason
 from tocsin.explain.alerts import explain
 from tocsin.explain.explanation import Explanation, Verdict
@@ -19,6 +32,7 @@ from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Status
 from tocsin.model import Column, Kind, fingerprint
 from tocsin.silences import Silence, parse
+from tocsin.silences.ending import Held
 
 
 def said(found: Explanation) -> str:
@@ -85,6 +99,16 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
         facts(status=status(State.ERROR, message="db: relation late_orders does not exist")),
         Verdict.FIRING,
         ["the alert is in error: db: relation late_orders does not exist", "nothing fires, changes or resolves"],
+    ),
+    "the source is tried again": (
+        facts(status=status(State.ERROR, message="db: connection refused", next_attempt=NOW + 12)),
+        Verdict.FIRING,
+        ["db: connection refused", "the next attempt is at", "(in 12s)"],
+    ),
+    "the source is being tried": (
+        facts(status=status(State.ERROR, message="db: connection refused")),
+        Verdict.FIRING,
+        ["an attempt is under way"],
     ),
     "the source is silent": (
         facts(status=status(State.STALE)),
@@ -244,7 +268,7 @@ LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | No
     "dropped after a silence": (
         {"status": Status.DROPPED, "reason": "silenced", "detail": "by s1"},
         {},
-        ["came and went while a silence held it"],
+        ["when a silence ended: by s1"],
         None,
     ),
     "sent now": ({"status": Status.PENDING}, {}, ["it is sent now"], NOW),
@@ -309,6 +333,33 @@ LIVES: dict[str, tuple[dict[str, Any], dict[str, Any], Sequence[str], float | No
         NOW + 600,
     ),
 }
+
+
+def held_kinds(*kinds: Kind, goes_on: bool, may_be_known: bool = False) -> list[Held]:
+    common = "hook", KEY, "s1", "late", KEY, START
+    return [Held(seq, *common, kind, goes_on, may_be_known) for seq, kind in enumerate(kinds, 3)]
+
+
+@pytest.mark.parametrize(
+    ("held", "then"),
+    [
+        (held_kinds(Kind.FIRED, goes_on=True), "is sent if its row still fires then, and else dropped"),
+        (
+            held_kinds(Kind.FIRED, Kind.RESOLVED, goes_on=False),
+            "is dropped: began and ended while it was silenced",
+        ),
+        (held_kinds(Kind.FIRED, goes_on=False), "is dropped: began and ended while it was silenced"),
+        (held_kinds(Kind.FIRED, goes_on=False, may_be_known=True), "is sent"),
+        (held_kinds(Kind.RESOLVED, goes_on=False), "is sent"),
+        (held_kinds(Kind.EVENT, goes_on=False), "is dropped: an event while it was silenced"),
+        (held_kinds(Kind.REPEATED, goes_on=True), "is dropped: a reminder while it was silenced"),
+    ],
+)
+def test_end_of_a_silence_is_said_as_it_will_be(held: list[Held], then: str) -> None:
+    given = notified(status=Status.PENDING, kind=held[0].kind, silenced_by="s1", silence=SILENCE, held=held)
+    step = life(given, channel(), NOW).next
+    assert step is not None
+    assert (step.at, step.text) == (NOW + 600, f"the silence ends, and the {held[0].kind} to hook {then}")
 
 
 @pytest.mark.parametrize("name", LIVES)
@@ -382,7 +433,7 @@ def test_unknown_column_names_those_of_the_key(values: tuple[str, ...]) -> None:
 
 
 def test_times_are_said_with_their_distance() -> None:
-    assert moment(0.0, 62.0) == "1970-01-01 00:00:00Z (1m 2s ago)"
+    assert moment(0.0, 62.0) == "1970-01-01T00:00:00.000Z (1m 2s ago)"
     assert moment(1e18, 0.0) == "a time beyond every calendar"
 
 

@@ -181,6 +181,7 @@ class Explainer:
             request_error=request if isinstance(request, str) else "",
             line=line,
             silence=next((one for one in silences if one.id == record.silence), None),
+            held=[] if record.silence is None else await self._ledger.held_of(record.fingerprint),
         )
 
     async def _line(self, channel: str, ordering_key: str) -> Line:

@@ -13,6 +13,7 @@ from tocsin.ledger.base import Attempt, Line, Record
 from tocsin.model import Columns
 from tocsin.pipeline.routing import Route
 from tocsin.silences import Silence
+from tocsin.silences.ending import Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class NotificationFacts:
     """What is pending of its ordering key, if it is pending."""
     silence: Silence | None = None
     """What holds it back."""
+    held: Sequence[Held] = ()
+    """All that silences hold of its row, in the order of `seq`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

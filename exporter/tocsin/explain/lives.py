@@ -7,8 +7,7 @@ from tocsin.explain.explanation import Answer, Life, Step
 from tocsin.explain.facts import ChannelFacts, NotificationFacts
 from tocsin.explain.words import counted, moment, sentence, silence_text, source_moment
 from tocsin.ledger.base import MOST_MERGED, SILENCED, Record, Status
-from tocsin.model import Kind
-from tocsin.silences import Silence
+from tocsin.silences.ending import came_and_went
 
 SHORT = 12
 """Characters of an id in a sentence; the commands take them."""
@@ -56,7 +55,7 @@ def _over(facts: NotificationFacts, now: float) -> tuple[list[str], Step | None]
         return [f"delivered at {at}{tried}{answer}"], None
     if record.status is Status.DROPPED:
         if record.reason == SILENCED:
-            return [f"dropped at {at}, since it came and went while a silence held it: {record.detail}"], None
+            return [f"dropped at {at}, when a silence ended: {record.detail}"], None
         why = f"; the last attempt failed: {_why(record)}" if record.reason else ""
         return [f"dropped at {at}, so it is not sent{why}"], None
     text = f"is not sent again by itself; fix the cause, then: tocsin outbox retry {record.id[:SHORT]}"
@@ -96,7 +95,7 @@ def _is_pending(record: Record) -> bool:
 def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tuple[list[str], Step | None]:
     record = facts.record
     if record.silence is not None:
-        return _silenced(record, facts.silence, now)
+        return _silenced(facts, now)
     failed = _failed(record)
     if not channel.kind:
         text = f"the channel {record.channel} is not configured: it becomes a dead letter at the next start"
@@ -110,12 +109,21 @@ def _pending(facts: NotificationFacts, channel: ChannelFacts, now: float) -> tup
     return [*failed, *waits], Step(at=at, text=f"{_named(record)} {text}")
 
 
-def _silenced(record: Record, silence: Silence | None, now: float) -> tuple[list[str], Step]:
-    passes = record.kind in (Kind.EVENT, Kind.REPEATED)
-    then = "is dropped, as its moment has passed" if passes else "is sent, unless its row began and ended meanwhile"
+def _silenced(facts: NotificationFacts, now: float) -> tuple[list[str], Step]:
+    record, silence = facts.record, facts.silence
     held = record.detail if silence is None else f"by {silence_text(silence, now)}"
     at = None if silence is None else silence.ends_at
-    return [f"held back {held}"], Step(at=at, text=f"the silence ends, and {_named(record)} {then}")
+    return [f"held back {held}"], Step(at=at, text=f"the silence ends, and {_named(record)} {_at_the_end(facts)}")
+
+
+def _at_the_end(facts: NotificationFacts) -> str:
+    """What becomes of it when the silence ends."""
+    seq = facts.record.seq
+    if why := came_and_went(facts.held).get(seq):
+        return f"is dropped: {why}"
+    if seq in came_and_went(one._replace(goes_on=False) for one in facts.held):
+        return "is sent if its row still fires then, and else dropped"
+    return "is sent"
 
 
 def _failed(record: Record) -> list[str]:

@@ -79,7 +79,7 @@ def values(silence: Silence) -> tuple[object, ...]:
     return (*plain, silence.reason, silence.by, silence.created_at)
 
 
-def held_of(row: Sequence[Any]) -> Held:
+def held_from(row: Sequence[Any]) -> Held:
     """A held notification from the columns of `HELD`."""
     *plain, kind, goes_on, may_be_known = row
     return Held._make([*plain, Kind(kind), bool(goes_on), bool(may_be_known)])
@@ -102,6 +102,11 @@ def held(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     """See `Ledger.held`."""
     counts = "SELECT silence, channel, count(*) FROM notifications WHERE status = 'held' GROUP BY silence, channel"
     return by_silence(db.execute(counts))
+
+
+def held_of(db: sqlite3.Connection, fingerprints: Sequence[str]) -> list[Held]:
+    """What silences hold of rows."""
+    return [held_from(row) for row in db.execute(_OF_ALL_CHANNELS, (json.dumps(fingerprints),))]
 
 
 def by_silence(counts: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
@@ -165,7 +170,7 @@ def withhold(db: sqlite3.Connection, channel: str, judged: Judged, now: float, s
 def earlier(judged: Judged, rows: Iterable[Sequence[Any]]) -> list[Held]:
     """Of held notifications of the same rows those that go before one that passes. `rows`: columns of `HELD`."""
     last = {one.transition.fingerprint: one.seq for one in sorted(judged.passing, key=attrgetter("seq"))}
-    return [one for row in rows if (one := held_of(row)).seq < last[one.fingerprint]]
+    return [one for row in rows if (one := held_from(row)).seq < last[one.fingerprint]]
 
 
 def waiting(judged: Judged, before: Iterable[Held]) -> set[Key]:
@@ -207,7 +212,7 @@ def close(db: sqlite3.Connection, now: float) -> Closing:
     if not rows:
         db.execute("UPDATE silences SET closed_at = ? WHERE id = ?", (now, id_))
         return Closing(silence_of(db.execute(f"{SILENCE} WHERE id = ?", (id_,)).fetchone()), more=True)
-    found = [held_of(row) for row in db.execute(_OF_ALL_CHANNELS, (json.dumps(rows),))]
+    found = held_of(db, rows)
     why = came_and_went(found)
     _drop(db, [each for each in found if each.seq in why], why, now)
     _free(db, [each for each in found if each.seq not in why and each.silence == id_], now, passes=False)
@@ -267,6 +272,9 @@ class KeepsSilences(ABC):
 
     async def held(self) -> dict[str, dict[str, int]]:
         return await self._search(held)
+
+    async def held_of(self, fingerprint: str) -> list[Held]:
+        return await self._search(lambda db: held_of(db, [fingerprint]))
 
     async def close_silences(self) -> list[Silence]:
         now = self._clock()

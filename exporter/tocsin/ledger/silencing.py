@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tocsin.model import Notification
 from tocsin.silences import OpenSilences, Silence
+from tocsin.silences.ending import Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,10 @@ class Silencing(Protocol):
 
     async def held(self) -> dict[str, dict[str, int]]:
         """How many notifications each silence holds, by silence and channel."""
+        ...
+
+    async def held_of(self, fingerprint: str) -> list[Held]:
+        """What silences hold of a row, of all channels, in the order of `seq`."""
         ...
 
     async def close_silences(self) -> list[Silence]:

@@ -18,7 +18,7 @@ from tocsin.ledger.silences import (
     all_closed,
     by_silence,
     earlier,
-    held_of,
+    held_from,
     silence_of,
     values,
     waiting,
@@ -43,7 +43,7 @@ _ASKED = """
 _OF_ALL_CHANNELS = HELD.format(
     is_pending=_IS_PENDING,
     rows="notifications AS n",
-    where=f"{_ASKED} AND {_IS_HELD} ORDER BY n.seq FOR UPDATE OF n",
+    where=f"{_ASKED} AND {_IS_HELD} ORDER BY n.seq",
 )
 _OF_ROWS = HELD.format(
     is_pending=_IS_PENDING,
@@ -74,6 +74,12 @@ def held(db: Transaction) -> Callable[[], dict[str, dict[str, int]]]:
         "SELECT silence, channel, count(*) FROM notifications WHERE status = 'held' GROUP BY silence, channel"
     )
     return lambda: by_silence(found.rows)
+
+
+def held_of(db: Transaction, fingerprint: str) -> Callable[[], list[Held]]:
+    """See `Ledger.held_of`."""
+    found = db.add(_OF_ALL_CHANNELS, (names_text([fingerprint]),))
+    return lambda: [held_from(row) for row in found.rows]
 
 
 # Changing.
@@ -153,8 +159,8 @@ async def close(db: Transaction, now: float) -> Callable[[], Closing]:
         db.add("UPDATE silences SET closed_at = %s WHERE id = %s", (now, id_))
         closed = db.add(f"{SILENCE} WHERE id = %s", (id_,))
         return lambda: Closing(silence_of(closed.rows[0]), more=True)
-    rows = await db.get(_OF_ALL_CHANNELS, (names_text(fingerprint for (fingerprint,) in page.rows),))
-    found = [held_of(row) for row in rows.rows]
+    fingerprints = names_text(fingerprint for (fingerprint,) in page.rows)
+    found = [held_from(row) for row in (await db.get(f"{_OF_ALL_CHANNELS} FOR UPDATE OF n", (fingerprints,))).rows]
     why = came_and_went(found)
     _drop(db, [one for one in found if one.seq in why], why, now)
     _free(db, [one for one in found if one.seq not in why and one.silence == id_], now, passes=False)
@@ -216,6 +222,9 @@ class KeepsSilences(ABC):
 
     async def held(self) -> dict[str, dict[str, int]]:
         return await self._read(answering(held))
+
+    async def held_of(self, fingerprint: str) -> list[Held]:
+        return await self._read(answering(lambda db: held_of(db, fingerprint)))
 
     async def close_silences(self) -> list[Silence]:
         now = self._clock()
