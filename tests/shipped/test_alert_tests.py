@@ -67,11 +67,12 @@ def test_page_about_tests_shows_what_they_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    configuration_text, tests = blocks("testing.md", "yaml")
+    configuration_text, tests, of_silences = blocks("testing.md", "yaml")
     passes, fails = blocks("testing.md", "text")
     Path("tocsin.yaml").write_text(configuration_text)
     for text, shown, status in (
         (tests, passes.partition("\n")[2], Exit.OK),
+        (tests.partition("- name:")[0] + of_silences, "late_orders_test.yaml\n  passed  During", Exit.OK),
         (tests.replace("Order 17 is late}", "Order 17 is too late}"), fails, Exit.FAILED),
     ):
         Path("late_orders_test.yaml").write_text(text)

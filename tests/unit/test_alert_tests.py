@@ -140,7 +140,7 @@ def test_junit_has_suites_cases_and_failures(folder: Path) -> None:
     root = ET.parse(folder / "report.xml").getroot()
     assert [(suite.get("name"), suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in root] == [
         ("passes_test.yaml", "2", "0", "0"),
-        ("wrong_test.yaml", "7", "7", "0"),
+        ("wrong_test.yaml", "8", "8", "0"),
         ("order_test.yaml", "1", "0", "1"),
     ]
     failure = root.find("testsuite/testcase[@name='Values, labels and texts']/failure")
@@ -164,7 +164,7 @@ def test_schema_takes_tests_and_refuses_mistakes() -> None:
     for name in ("passes", "wrong", "names", "all"):
         validator.validate(written(name))
     found = [error.json_path for error in validator.iter_errors(written("mistakes"))]
-    assert {"$", "$.tests[0].timeline[1].at", "$.tests[0].timeline[2]", "$.tests[2].timeline"} <= {*found}
+    assert {"$", "$.tests[0].timeline[1].at", "$.tests[0].timeline[2]", "$.tests[3].timeline"} <= {*found}
 
 
 def test_secret_files_and_variables_are_replaced(folder: Path) -> None:

@@ -22,6 +22,7 @@ from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sharing import Held
 from tocsin.model import Notification, Transition
+from tocsin.silences import Silence
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +178,14 @@ class Outputs:
         """Have every dispatcher read the outbox again."""
         for dispatcher in self.dispatchers.values():
             dispatcher.rescan()
+
+    async def close_silences(self, ledger: Ledger) -> list[Silence]:
+        """Close the silences whose end has come, send or drop what they held, and return them. Raises LedgerError."""
+        if not ledger.silences.due(ledger.now()):
+            return []
+        closed = await ledger.close_silences()
+        self.rescan()
+        return closed
 
     async def finish_levels(self) -> None:
         """Send what has just changed while the pipelines still run, and stop."""

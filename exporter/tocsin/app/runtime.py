@@ -330,9 +330,7 @@ class Runtime:
                 by=silence.by,
             )
         self._silenced = active.keys()
-        if not ledger.silences.due(ledger.now()):
-            return
-        for silence in await ledger.close_silences():
+        for silence in await self.outputs.close_silences(ledger):
             log.info(
                 "silence ended",
                 silence=silence.id,
@@ -341,7 +339,6 @@ class Runtime:
                 released=silence.released,
                 dropped=silence.dropped,
             )
-        self.outputs.rescan()
 
     async def _keep_history(self) -> None:
         while True:

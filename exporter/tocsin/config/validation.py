@@ -117,7 +117,7 @@ def _relevant(data: dict[str, Any], errors: list[ErrorDetails]) -> list[tuple[Pa
         below = any(len(other) > len(at) and other[: len(at)] == at for other in deepest)
         # An alternative of the wrong type says nothing if another one failed further down. And pydantic does not count
         # entries that are wrong.
-        if not (below and (error["type"] in _WANTED or error["type"] == "too_short")):
+        if not (below and (error["type"] in _WANTED or error["type"] in ("too_short", "literal_error"))):
             relevant.setdefault(at, []).append(error)
     return [(at, one) for at, several in relevant.items() for one in _merged(several)]
 
@@ -125,6 +125,10 @@ def _relevant(data: dict[str, Any], errors: list[ErrorDetails]) -> list[tuple[Pa
 def _merged(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """The errors of one value, with a single one for all alternatives of a wrong type."""
     wanted = list(dict.fromkeys(_WANTED[error["type"]] for error in errors if error["type"] in _WANTED))
+    choices = [error for error in errors if error["type"] == "literal_error"]
+    if wanted and choices:
+        *most, last = [*choices[0]["ctx"]["expected"].replace(" or ", ", ").split(", "), *wanted]
+        return [{**choices[0], "ctx": {"expected": f"{', '.join(most)} or {last}"}}]
     others = [error for error in errors if error["type"] not in _WANTED]
     if not wanted:
         return others

@@ -20,6 +20,8 @@ from tocsin.config.schema import DIALECT, REFERENCE, section, with_references
 from tocsin.config.validation import validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Duration, Settings, invalid
+from tocsin.silences import MatchersError
+from tocsin.silences import parse as parse_matchers
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When tests begin, unless they say otherwise: a Thursday."""
@@ -47,6 +49,24 @@ class AnswerSettings(Settings):
 
 
 Answers = int | Literal["timeout", "refused", "killed"] | AnswerSettings
+
+
+class SilenceSettings(Settings):
+    """A silence that begins."""
+
+    matchers: str
+    """The labels whose notifications it holds back, in Alertmanager's syntax."""
+    lasts: Annotated[Duration, Field(alias="for", gt=0)]
+    """How long it lasts, unless it is ended before."""
+
+    @field_validator("matchers")
+    @classmethod
+    def _can_be_parsed(cls, matchers: str) -> str:
+        try:
+            parse_matchers(matchers)
+        except MatchersError as error:
+            raise invalid("matchers", "{why}", why=str(error)) from None
+        return matchers
 
 
 _LONGEST = 400 * 86400
@@ -103,6 +123,9 @@ class Step(Settings):
     those after it are accepted."""
     sources: dict[str, Literal["down", "up", "up_without_history"]] = Field(default_factory=dict)
     """Source -> whether it can be reached. `up_without_history`: it can, and has forgotten what happened before."""
+    silences: dict[str, SilenceSettings | Literal["ended"]] = Field(default_factory=dict)
+    """Name -> a silence that begins, or `ended`: it ends before its time. One that holds back nothing fails the
+    test."""
     tocsin: Literal["stopped", "started", "restarted", "killed"] | None = None
     """What happens to the process. `killed`: it ends at once, and starts again."""
     insert: dict[str, Rows] = Field(default_factory=dict)

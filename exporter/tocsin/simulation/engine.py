@@ -16,7 +16,8 @@ milliseconds. Random waits, as those before a retry, take as long as they can.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +31,7 @@ from tocsin.exposition import AlertStatus, State
 from tocsin.ledger import sqlite
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.model import Column, Columns, Event, Row
+from tocsin.silences import Matchers, Silence
 from tocsin.simulation.life import Life
 from tocsin.simulation.receivers import Attempt, Receiver, ScriptedChannel, ScriptedLevel
 from tocsin.simulation.sources import Reachable, Relation, ScriptedEvents, ScriptedRows, delivery
@@ -125,6 +127,8 @@ class Simulation:
                 relation.change(self.moment, [])
         # Whole milliseconds and a part of the next: what is due a moment after the millisecond is still of now.
         await self._sleep(max(self.now + _SETTLED, round(self.now, 3) + _MOMENT))
+        if self._life is not None and await self._life.close_silences():
+            await self._sleep(self.now + _SETTLED)
 
     def _due(self) -> Iterator[float]:
         life = self._life
@@ -134,6 +138,8 @@ class Simulation:
             pipeline = life.inputs.rows(name)
             if pipeline is not None and pipeline.next_due is not None:
                 yield pipeline.next_due / 1000 - self._start
+        if life.ledger is not None:
+            yield from (one.ends_at - self._start for one in life.ledger.silences.all)
         if any(alert.levels for alert in self.config.row_alerts.values()):
             # Level outputs do not send what has made no progress for long.
             yield self.now + min(source.settings.stale_after for source in self.config.sources.values()) / 2
@@ -158,13 +164,27 @@ class Simulation:
         assert self._life is None
         self._killed = False
         channels = {name: self._channel(channel) for name, channel in self.config.channels.items()}
-        ledger: Ledger | None = None
-        if self.config.needs_ledger:
-            opened = await asyncio.to_thread(sqlite.open_ledger, self._file, durable=False, clock=self._wall)
-            ledger = counted(opened)
+        ledger = await self._open() if self.config.needs_ledger else None
         self._life = Life(self.config, ledger, channels, self._source, wall=self._wall, ended=self._alarm.set)
         await self._life.begin()
         await self._sleep(self.now + _SETTLED)
+
+    async def _open(self) -> Ledger:
+        return counted(await asyncio.to_thread(sqlite.open_ledger, self._file, durable=False, clock=self._wall))
+
+    @asynccontextmanager
+    async def _ledger(self) -> AsyncIterator[Ledger | None]:
+        """The ledger, also while Tocsin does not run; None if no channel needs one."""
+        if self._life is not None:
+            yield self._life.ledger
+        elif self.config.needs_ledger:
+            ledger = await self._open()
+            try:
+                yield ledger
+            finally:
+                await ledger.close()
+        else:
+            yield None
 
     async def stop(self) -> None:
         """Stop Tocsin as SIGTERM does."""
@@ -247,6 +267,31 @@ class Simulation:
         for relation in self._relations[source].values():
             relation.forget()
 
+    # Silences.
+
+    async def silence(self, name: str, matchers: Matchers, lasts: float) -> None:
+        """Add a silence that begins now, for so many seconds. `name`: its id."""
+        now = self._wall()
+        made = Silence(id=name, matchers=matchers, starts_at=now, ends_at=now + lasts, reason=name, created_at=now)
+        async with self._ledger() as ledger:
+            if ledger is not None:
+                await ledger.silence(made)
+
+    async def end_silence(self, name: str) -> None:
+        """End a silence now."""
+        async with self._ledger() as ledger:
+            if ledger is not None:
+                await ledger.end_silence(name)
+
+    async def idle_silences(self) -> list[Silence]:
+        """The silences that have held back nothing until now, oldest first."""
+        async with self._ledger() as ledger:
+            if ledger is None:
+                return []
+            held = await ledger.held()
+            found = await ledger.list_silences()
+        return [one for one in reversed(found) if not (one.released or one.dropped or one.id in held)]
+
     def _all_relations(self) -> Iterator[Relation]:
         for relations in self._relations.values():
             yield from relations.values()
@@ -264,10 +309,9 @@ class Simulation:
 
     async def dead_letters(self, channel: str) -> list[Record]:
         """The dead letters of a channel, in order."""
-        if self._life is None or self._life.ledger is None:
-            return []
         wanted = Filter(status=Status.DEAD, channel=channel, limit=100_000)
-        return [*reversed(await self._life.ledger.find(wanted))]
+        async with self._ledger() as ledger:
+            return [] if ledger is None else [*reversed(await ledger.find(wanted))]
 
     def statuses(self) -> list[AlertStatus]:
         """The status of every alert; none while Tocsin does not run."""

@@ -99,6 +99,10 @@ class Life:
         if self.ledger is not None:
             await self.ledger.close()
 
+    async def close_silences(self) -> bool:
+        """Close the silences whose end has come, as `Runtime` does. Returns whether there were any."""
+        return self.ledger is not None and bool(await self._outputs.close_silences(self.ledger))
+
     async def series(self) -> str:
         """The gauges of the alerts, as Prometheus reads them."""
         scrape = await self._page.scrape("", "", self._wall())

@@ -13,6 +13,7 @@ from tocsin.config import Config, load
 from tocsin.errors import ConfigError, Problem
 from tocsin.faults import unexpected
 from tocsin.settings import instead_of_files
+from tocsin.silences import parse
 from tocsin.simulation import virtual
 from tocsin.simulation.cases import Expected, ExpectedNotification, Step, Tests, read
 from tocsin.simulation.comparing import Difference, Mismatch, Seen, compared_series, matched, values
@@ -153,6 +154,7 @@ class _Run:
                 await self._compare(step, place)
             else:
                 self._compare_rest()
+                await self._find_idle_silences()
         return self._failures
 
     def _fail(self, path: str, step: Step | None, what: str, **more: Sequence[object]) -> None:
@@ -180,6 +182,11 @@ class _Run:
                 if state == "up_without_history":
                     simulation.forget(name)
                 simulation.set_source(name, up=state != "down")
+        for name, silence in step.silences.items():
+            if isinstance(silence, str):
+                await simulation.end_silence(name)
+            else:
+                await simulation.silence(name, parse(silence.matchers), silence.lasts)
         await self._operate(step.tocsin)
         for what in ("rows", "insert", "update", "delete"):
             for name in getattr(step, what):
@@ -223,9 +230,9 @@ class _Run:
             _, mismatches = matched(dead, seen, self._ids)
             if mismatches:
                 at = below(f"{place}.exp_dead_letters", name)
-                self._fail(
-                    _first(at, mismatches), step, f"dead letters of {name}", mismatches=mismatches, expected=dead
-                )
+                notes = list(_trouble(simulation.receivers.get(name)))
+                what = f"dead letters of {name}"
+                self._fail(_first(at, mismatches), step, what, mismatches=mismatches, expected=dead, notes=notes)
 
     def _compare_accepted(self, step: Step, place: str, name: str, expected: Sequence[ExpectedNotification]) -> None:
         receiver = self._simulation.receivers.get(name)
@@ -254,11 +261,32 @@ class _Run:
                 what = f"notifications of {name} after the last step that expects something of it"
                 self._fail(self._script.step(len(self._script.case.timeline) - 1), last, what, mismatches=mismatches)
 
+    async def _find_idle_silences(self) -> None:
+        """Silences that held nothing: what they are to show is not shown."""
+        steps = enumerate(self._script.case.timeline)
+        begun = {
+            name: (below(f"{self._script.step(n)}.silences", name), step)
+            for n, step in steps
+            for name, one in step.silences.items()
+            if not isinstance(one, str)
+        }
+        for silence in await self._simulation.idle_silences():
+            place, step = begun[silence.id]
+            end = silence.ends_at - self._tests.settings.start.timestamp()
+            sent = [one for one in self._simulation.attempts if one.accepted and step.at <= one.at < end]
+            titles = [f"sent meanwhile: {Seen(attempt=one).title}" for one in sent[:_SENT_SHOWN]]
+            self._fail(place, step, f"the silence holds back nothing: {silence.matchers}", notes=titles or [_NOT_SENT])
+
     async def _dead(self, name: str) -> list[Seen]:
         records = await self._simulation.dead_letters(name)
         receiver = self._simulation.receivers.get(name)
         attempts = {one.id: one for one in receiver.attempts} if receiver else {}
         return [Seen(attempt=attempts[one.id], reason=one.reason) for one in records if one.id in attempts]
+
+
+_SENT_SHOWN = 3
+"""Notifications that are shown of those that a silence did not hold."""
+_NOT_SENT = "nothing was to be sent meanwhile"
 
 
 def _first(place: str, mismatches: Sequence[Mismatch]) -> str:
@@ -267,9 +295,9 @@ def _first(place: str, mismatches: Sequence[Mismatch]) -> str:
     return f"{place}[{min(numbers)}]" if numbers else place
 
 
-def _trouble(receiver: Receiver) -> Iterator[str]:
+def _trouble(receiver: Receiver | None) -> Iterator[str]:
     """Why notifications were not accepted."""
-    results = [one.result for one in receiver.attempts]
+    results = [one.result for one in receiver.attempts] if receiver else []
     failed = [one for one in results if one is not None and not isinstance(one, Delivered)]
     for why, count in Counter(f"{one.reason}: {one.detail}" for one in failed).items():
         yield f"{count} attempt{'' if count == 1 else 's'} failed: {why}"

@@ -9,8 +9,9 @@ from tocsin.config import Config
 from tocsin.config.problems import dotted, suggestion
 from tocsin.errors import ConfigError, Problem
 from tocsin.model import Row
+from tocsin.silences import parse
 from tocsin.simulation.cases import Answers, AnswerSettings, Case, Rows, Tests
-from tocsin.simulation.comparing import SeriesError, series, wanted
+from tocsin.simulation.comparing import SeriesError, moment, series, wanted
 from tocsin.simulation.receivers import Answer
 from tocsin.simulation.tables import Cell, TableError, Types, Written, fields, parsed
 
@@ -179,6 +180,7 @@ class Script:
             self._check_series(place, step.exp_series)
         self._check_ids()
         self._check_process()
+        self._check_silences()
 
     def _check_ids(self) -> None:
         """Check that the names of ids are given before, or in the same list."""
@@ -198,6 +200,24 @@ class Script:
                 state = "runs already" if runs else "does not run"
                 self._report(f"{self.step(number)}.tocsin", f"cannot be {step.tocsin}: it {state}")
             runs = runs if step.tocsin is None else step.tocsin != "stopped"
+
+    def _check_silences(self) -> None:
+        alerts = [self._config.alerts[name] for name in self.alerts]
+        labels = {"alertname"}.union(*({*one.labels, *one.static_labels} for one in alerts))
+        ends: dict[str, float] = {}
+        for number, step in enumerate(self.case.timeline):
+            for name, silence in step.silences.items():
+                place = below(f"{self.step(number)}.silences", name)
+                if isinstance(silence, str):
+                    if self._check(place, "silence", name, ends) and ends[name] <= step.at:
+                        self._report(place, f"it ended at {moment(ends[name])}")
+                    ends[name] = step.at
+                elif name in ends:
+                    self._report(place, "a silence before has this name; choose another one")
+                else:
+                    ends[name] = step.at + silence.lasts
+                    for matcher in parse(silence.matchers).each:
+                        self._check(f"{place}.matchers", "label", matcher.name, dict.fromkeys(labels))
 
     def _check(self, place: str, noun: str, name: str, known: Mapping[str, object]) -> bool:
         if name not in known:
