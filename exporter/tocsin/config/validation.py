@@ -125,13 +125,13 @@ def _relevant(data: dict[str, Any], errors: list[ErrorDetails]) -> list[tuple[Pa
 def _merged(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """The errors of one value, with a single one for all alternatives of a wrong type."""
     wanted = list(dict.fromkeys(_WANTED[error["type"]] for error in errors if error["type"] in _WANTED))
-    choices = [error for error in errors if error["type"] == "literal_error"]
-    if wanted and choices:
-        *most, last = [*choices[0]["ctx"]["expected"].replace(" or ", ", ").split(", "), *wanted]
-        return [{**choices[0], "ctx": {"expected": f"{', '.join(most)} or {last}"}}]
     others = [error for error in errors if error["type"] not in _WANTED]
     if not wanted:
         return others
+    if others and others[0]["type"] == "literal_error":
+        choices: str = others[0]["ctx"]["expected"]
+        *most, last = [*choices.replace(" or ", ", ").split(", "), *wanted]
+        return [{**others[0], "ctx": {"expected": f"{', '.join(most)} or {last}"}}, *others[1:]]
     return [{**errors[0], "type": "wrong_type", "ctx": {"wanted": " or ".join(wanted)}}, *others]
 
 
