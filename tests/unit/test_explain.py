@@ -406,6 +406,14 @@ def test_key_is_found_by_values_columns_or_fingerprint(values: tuple[str, ...], 
     assert [one.texts["customer"] for one in KNOWN if one.fingerprint == found.fingerprint] == [customer]
 
 
+def test_empty_value_finds_null_unless_a_text_is_empty() -> None:
+    columns = (Column(name="id", oid=23), Column(name="region", oid=25))
+    null, empty = candidate("a" * 32, columns, ("17", None)), candidate("b" * 32, columns, ("17", ""))
+    asked = Asked(values=("17", ""))
+    assert find(asked, "late", ["id", "region"], [null], hashed=True).fingerprint == null.fingerprint
+    assert find(asked, "late", ["id", "region"], [null, empty], hashed=True).fingerprint == empty.fingerprint
+
+
 def test_key_that_is_not_known_has_the_nearest() -> None:
     found = find(Asked(values=("18", "us")), "late", ["id", "region"], KNOWN, hashed=True)
     assert found.fingerprint == fingerprint("late", ["18", "us"])

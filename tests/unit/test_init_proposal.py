@@ -60,6 +60,13 @@ def test_declared_key_with_nulls_is_not_used() -> None:
     assert made.key.columns == ("customer",)
 
 
+def test_grouped_key_with_nulls_is_used() -> None:
+    """The planner of Materialize has NULL as one value, as GROUP BY has."""
+    known = Known(columns=("order_id", "customer"), why="unique, as the planner knows", nulls_equal=True)
+    made = proposal(facts(ORDERS, [(None, "Ann", "1"), ("2", None, "2")], keys=(known,)))
+    assert made.key.columns == known.columns
+
+
 def test_pair_is_the_key_where_no_column_is_unique() -> None:
     rows = [("A", "nut", "3"), ("A", "bolt", "9"), ("B", "nut", "3")]
     made = proposal(facts({"shelf": TEXT, "item": TEXT, "stock": INT}, rows))

@@ -75,7 +75,7 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
         return Found(fingerprint=asked.values[0], matches=1)
     known = {one.fingerprint: one for one in _distinct(candidates)}
     pairs = _pairs(asked.values, key, known.values())
-    matches = [one for one in known.values() if all(one.texts.get(name) == text for name, text in pairs.items())]
+    matches = _matching(pairs, known.values())
     if len(matches) == 1:
         return Found(fingerprint=matches[0].fingerprint, matches=1, pairs=pairs)
     nearest = matches[:NEAREST] or _nearest(pairs, known.values()) or [*known.values()][:NEAREST]
@@ -83,6 +83,12 @@ def find(asked: Asked, alert: str, key: Sequence[str], candidates: Iterable[Cand
         name = fingerprint(alert, [pairs[column] for column in key])
         return Found(fingerprint=name, nearest=nearest, pairs=pairs)
     return Found(matches=len(matches), nearest=nearest, pairs=pairs)
+
+
+def _matching(pairs: Mapping[str, str], known: Iterable[Candidate]) -> list[Candidate]:
+    """The keys with these values. An empty one is NULL where no key has the empty text: NULL cannot be written."""
+    matches = [one for one in known if all((one.texts.get(name) or "") == text for name, text in pairs.items())]
+    return [one for one in matches if all(one.texts.get(name) is not None for name in pairs)] or matches
 
 
 def _distinct(candidates: Iterable[Candidate]) -> Iterator[Candidate]:

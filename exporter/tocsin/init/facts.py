@@ -50,6 +50,8 @@ class Known:
 
     columns: tuple[str, ...]
     why: str
+    nulls_equal: bool = False
+    """Whether two NULLs are equal in it, as in GROUP BY: only then does it identify rows with NULL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,8 @@ def _key(facts: Facts, columns: Sequence[_Column]) -> Choice:
     by_name = {column.name: column for column in columns}
     for known in facts.keys:
         usable = [by_name[name] for name in known.columns if name in by_name and not by_name[name].restless]
-        if known.columns and len(usable) == len(known.columns) and not any(column.nulls for column in usable):
+        nulls = not known.nulls_equal and any(column.nulls for column in usable)
+        if known.columns and len(usable) == len(known.columns) and not nulls:
             return Choice(known.columns, known.why)
     candidates = sorted(
         (column for column in columns if column.cost is not None), key=lambda one: (_cost(facts, [one]), one.place)

@@ -199,7 +199,7 @@ class _Asking:
             names = [column.name for column in found.columns]
             for group in re.findall(r"\[([^\]]*)\]", match[1] if match else ""):
                 columns = tuple(names[int(place)] for place in group.split(",") if place.strip())
-                keys.append(Known(columns=columns, why="unique, as the planner knows"))
+                keys.append(Known(columns=columns, why="unique, as the planner knows", nulls_equal=True))
         definition = ""
         if "view" in found.relation.kind:
             word = _MZ_KINDS[found.relation.kind]
