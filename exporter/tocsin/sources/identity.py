@@ -271,7 +271,9 @@ class IdentityCheck:
                 self._failed([subscription], str(found))
                 return False
             # The stream's own end, which says the same of a dropped object, may come a moment later.
-            subscription.interrupt(SourceError(f"{found}: it was dropped or renamed", SourceReason.DROPPED))
+            gone = f"{found.message}: it was dropped or renamed"
+            fix = "create it again, or change the alert"
+            subscription.interrupt(SourceError(gone, SourceReason.DROPPED, server=server, fix=fix))
         except (ValueError, LookupError, TypeError) as error:
             self._failed([subscription], f"{server}: the plan of the names cannot be read: {error!r}")
             return False

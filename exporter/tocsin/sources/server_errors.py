@@ -60,6 +60,7 @@ _FIXES = {
     SourceReason.PERMISSION: "grant the role what it needs",
     SourceReason.MISSING: "check the name in the configuration",
     SourceReason.DROPPED: "create it again, or change the alert",
+    SourceReason.STALLED: "add a replica to the cluster, or name another one",
     SourceReason.TOO_LARGE: "reduce the rows of the view, or raise max_result_size",
     SourceReason.ROW_ERROR: "fix the row or the view's expression",
 }

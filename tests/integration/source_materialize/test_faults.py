@@ -123,7 +123,7 @@ async def test_dropped_objects_end_streams_as_dropped(release: str) -> None:
 async def test_cluster_without_replica_is_a_stall(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.scale("quickstart", 0)
-    check(await error_of(source(double), ORDERS), SourceReason.STALLED, "no replicas available")
+    check(await error_of(source(double), ORDERS), SourceReason.STALLED, "no replicas available", "add a replica")
 
 
 # Silence.

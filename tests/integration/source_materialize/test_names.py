@@ -126,7 +126,7 @@ async def test_name_that_refers_to_nothing_ends_stream(double: MaterializeDouble
     async with reading(asked, ORDERS) as stream:
         await stream.next()
         double.rename(double.relation("blue.orders"), "blue.away")
-        check(await stream.error(), SourceReason.DROPPED, "blue.orders")
+        check(await stream.error(), SourceReason.DROPPED, "blue.orders", "it was dropped or renamed; create it again")
     check(await error_of(asked, ORDERS), SourceReason.MISSING, "blue.orders")
 
 
