@@ -25,6 +25,7 @@ MOST_ROWS = 10_000
 _COUNTED = 100_000
 """Rows that are counted; a table that is estimated to have more is not."""
 _COUNT_SECONDS, _ALL_COUNTS_SECONDS, _READ_SECONDS, _LIST_SECONDS = 1.0, 6.0, 20.0, 60.0
+_CATALOG = "name the view (--relation): the replica of mz_catalog_server is too slow to list all"
 _GRACE = 2.0
 """Seconds that a server may take longer than its own limit. Materialize does not apply it to queries of the catalog."""
 _PAUSE = 1.1
@@ -68,7 +69,8 @@ async def inventory(server: PostgresConfig, named: Sequence[str]) -> Inventory:
         if asking.kind == "materialize" and named:
             relations = [await asking.named(name) for name in named]
         else:
-            listed = await asking.rows(_RELATIONS if asking.kind == "postgres" else _MZ_RELATIONS, _LIST_SECONDS)
+            statement, fix = (_RELATIONS, "") if asking.kind == "postgres" else (_MZ_RELATIONS, _CATALOG)
+            listed = await asking.rows(statement, _LIST_SECONDS, fix=fix)
             relations = [_relation(row) for row in listed]
         end = asyncio.get_running_loop().time() + _ALL_COUNTS_SECONDS
         counted = [replace(one, rows=await asking.count(one, end)) for one in relations]
@@ -109,21 +111,22 @@ class _Asking:
         self._is_silent = False
         """Whether a statement was not answered in time, so that the connection cannot be used any more."""
 
-    async def rows(self, statement: sql.Composable, seconds: float = 10.0) -> list[Row]:
-        """The rows of a statement. The server ends it after so many seconds: then SourceError, as for other errors."""
+    async def rows(self, statement: sql.Composable, seconds: float = 10.0, *, fix: str = "") -> list[Row]:
+        """The rows of a statement. The server ends it after so many seconds: then SourceError, as for other errors.
+        `fix`: what to do then."""
+        late = SourceError(
+            f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display, fix=fix
+        )
         try:
             async with asyncio.timeout(seconds + _GRACE):
                 return await self._limited(statement, sql.Literal(f"{round(seconds * 1000)}ms"))
         except TimeoutError:
             self._is_silent = True
-            raise SourceError(
-                f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display
-            ) from None
+            raise late from None
         except psycopg.Error as error:
             if error.sqlstate is not None and self.kind == "postgres":
                 await self.wire.query(sql.SQL("ROLLBACK"))
             if isinstance(error, psycopg.errors.QueryCanceled):
-                late = SourceError(f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display)
                 raise late from error
             raise statement_error(error, self._server.display) from error
 
