@@ -75,6 +75,24 @@ async def test_replaced_relation_is_noticed(database: Database) -> None:
         assert stream.last.replaced == "the name refers to another relation of the same definition now"
 
 
+@on_both_versions
+async def test_replaced_view_below_is_noticed(database: Database) -> None:
+    """Through a view that stays as it is, and not for its rows alone."""
+    await database.run("CREATE VIEW lowest AS SELECT * FROM orders WHERE name IS NOT NULL")
+    await database.run("CREATE MATERIALIZED VIEW other AS SELECT 1 AS one")
+    await database.run("CREATE VIEW middle AS SELECT lowest.* FROM lowest, other")
+    await database.run("CREATE VIEW named AS SELECT * FROM middle")
+    async with reading(source(database), "named") as stream:
+        assert (await stream.next()).replaced == ""
+        await database.run("INSERT INTO orders VALUES (9, 'new')")
+        await stream.until_state(ANN, ("9", "new"))
+        assert stream.last.replaced == ""
+        await database.run("CREATE OR REPLACE VIEW lowest AS SELECT * FROM orders WHERE name IS NULL")
+        await stream.until_state(UNNAMED)
+        assert stream.last.replaced == "the definition of lowest, which the view selects from, was changed"
+        assert (await stream.next()).replaced == ""
+
+
 async def test_server_without_a_catalog_is_read_all_the_same(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ row that comes and goes between two readings is not seen; a trigger with NOTIFY 
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -200,10 +201,26 @@ class _Readings:
         return stamp, updates, await wire.describe(self.select)
 
 
-_IDENTITY = sql.SQL(
-    "SELECT oid::text, CASE WHEN relkind IN ('v', 'm') THEN md5(pg_get_viewdef(oid)) END FROM pg_class"
-    " WHERE oid = to_regclass({})"
-)
+_IDENTITY = sql.SQL("""
+    WITH RECURSIVE named AS (SELECT oid, relkind FROM pg_class WHERE oid = to_regclass({})),
+    below (oid) AS (
+      SELECT oid FROM named
+      UNION
+      SELECT d.refobjid FROM below,
+        LATERAL (SELECT oid FROM pg_rewrite WHERE ev_class = below.oid AND ev_type = '1' OFFSET 0) AS r,
+        LATERAL (
+          SELECT refobjid, refclassid FROM pg_depend WHERE classid = 'pg_rewrite'::regclass AND objid = r.oid OFFSET 0
+        ) AS d
+      WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid >= 16384
+    )
+    SELECT oid::text, CASE WHEN relkind IN ('v', 'm') THEN md5(pg_get_viewdef(oid)) END, (
+      SELECT json_object_agg(c.oid::regclass, md5(pg_get_viewdef(c.oid)))::text
+      FROM below JOIN pg_class AS c USING (oid) WHERE c.oid <> named.oid AND c.relkind IN ('v', 'm')
+    ) FROM named
+""")
+"""The number of a relation, the hash of its definition, and those of the views below it by name: `CREATE OR REPLACE` of
+one of these changes the rows, too, and neither of the first two. Views of the server itself (below 16384) are left
+out. `OFFSET` has each looked up by itself, however many views the database has."""
 
 
 def _identity(subject: Subject) -> sql.Composable | None:
@@ -213,9 +230,13 @@ def _identity(subject: Subject) -> sql.Composable | None:
 
 
 def _replaced(before: Row | None, now: Row | None) -> str:
-    """How a relation differs from what it was: its number, and the hash of the definition of a view."""
+    """How a relation differs from what it was: its number, the hash of the definition of a view, and of those below."""
     if before is None or now is None or before == now:
         return ""
+    if before[:2] == now[:2]:
+        was, is_ = (json.loads(one[2] or "{}") for one in (before, now))
+        changed = sorted(name for name in was.keys() & is_.keys() if was[name] != is_[name])
+        return f"the definition of {', '.join(changed)}, which the view selects from, was changed" if changed else ""
     if before[1] == now[1]:
         return "the name refers to another relation of the same definition now"
     return "the definition of the view was changed" if before[0] == now[0] else "the name refers to another view now"
