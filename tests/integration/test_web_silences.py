@@ -42,7 +42,9 @@ async def test_silence_is_made_listed_shown_and_ended(start: Start, process: Fak
         "closed_at": None,
         "released": 0,
         "dropped": 0,
+        "warnings": [],
     }
+    del made["warnings"]
     assert process.rescans == 1
     [one] = await fired(ledger, "1")
     await ledger.claim("hook", 10)
@@ -67,6 +69,15 @@ async def test_preview_counts_rows_and_pending(start: Start, ledger: Ledger) -> 
     found = await _get(client, "/preview?matchers=custmer%3Dnone")
     assert (found["firing"], found["rows"], found["pending"]) == ({}, [], {})
     assert found["unknown_labels"] == ["custmer"]
+    assert found["warnings"] == ["no alert of the configuration has the label custmer; did you mean customer?"]
+
+
+async def test_silence_with_a_mistyped_name_is_made_with_a_warning(start: Start, ledger: Ledger) -> None:
+    """An alert of that name may still come."""
+    client = await start(admin=True)
+    made = await (await client.post("/api/v1/silences", json={**SILENCE, "matchers": "alertname=lata"})).json()
+    assert [one.id for one in await ledger.list_silences()] == [made["id"]]
+    assert made["warnings"] == ['no alert of the configuration matches alertname="lata"; did you mean late?']
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ def test_every_command_writes_times_alike(ids: list[str], capsys: pytest.Capture
         assert wrong == [], command
 
 
+def test_mistyped_silence_is_made_with_a_warning(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ids
+    assert main(["silence", "add", 'alertname="oder"', "--for", "2h", "--reason", "a move"]) == Exit.OK
+    out, err = capsys.readouterr()
+    assert 'holds back alertname="oder"' in out
+    assert err == ('warning: no alert of the configuration matches alertname="oder"; did you mean order?\n')
+
+
 def test_id_stays_in_one_line_of_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

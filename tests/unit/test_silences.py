@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.explaining import alert
 from tocsin.model import Kind
 from tocsin.silences import AskingError, Matchers, MatchersError, State, asked, parse
 from tocsin.silences.ending import Held, came_and_went
 from tocsin.silences.matchers import Matcher, Operator, read
+from tocsin.web.matching import warnings_of
 
 RECORDED = Path(__file__).parents[1] / "recordings" / "alertmanager" / "matchers.jsonl"
 
@@ -133,6 +135,36 @@ def test_what_came_and_went_is_dropped(kinds: list[Kind], goes_on: bool, sent: l
     held = [Held(seq, "hook", "key", "s", "late", "f", 1, kind, goes_on) for seq, kind in enumerate(kinds)]
     why = came_and_went(held)
     assert [one.kind for one in held if one.seq not in why] == sent
+
+
+@pytest.mark.parametrize(
+    ("matchers", "expected"),
+    [
+        (
+            'alertname="late_oders"',
+            ['no alert of the configuration matches alertname="late_oders"; did you mean late_orders?'],
+        ),
+        (
+            'alertname!="late_oders", a="b"',
+            ['no alert of the configuration matches alertname="late_oders"', "the label a"],
+        ),
+        ('alertname=~"early.*"', ['no alert of the configuration matches alertname=~"early.*"']),
+        ('alertname=~"late.*", customer="Ann"', []),
+        ('alertname!~"late.*", region="eu"', []),
+        ('alertname="late_orders", region="eu"', ["no alert that alertname matches has the label region"]),
+        ('custmer="Ann"', ["no alert of the configuration has the label custmer; did you mean customer?"]),
+    ],
+)
+def test_names_that_no_alert_has_are_warned_of(matchers: str, expected: list[str]) -> None:
+    alerts = {
+        "late_orders": alert(name="late_orders"),
+        "stuck": alert(name="stuck", labels={}, static_labels={"region": "eu"}),
+    }
+    found = [*warnings_of(parse(matchers), alerts)]
+    assert len(found) == len(expected)
+    for text, part in zip(found, expected, strict=True):
+        assert part in text
+    assert [*warnings_of(parse(matchers), {})] == []  # a process that is starting
 
 
 def test_channels_and_episodes_are_apart() -> None:

@@ -2,6 +2,7 @@
 
 import getpass
 import secrets
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,7 @@ async def _add(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     begins = f"from {clock_time(made.starts_at)} " if made.state(ledger.now()) is State.PENDING else ""
     print(f"{begins}until {clock_time(made.ends_at)} ({duration_text(round(made.ends_at - made.starts_at))})")
     print(_sentence(found))
+    _warn(found)
     return Exit.OK
 
 
@@ -127,6 +129,7 @@ async def _preview(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
         print(views.text(found.json(matchers)))
         return Exit.OK
     print(_sentence(found))
+    _warn(found)
     if found.rows:
         print()
         rows = [
@@ -175,13 +178,16 @@ def _rounded(seconds: float) -> str:
 
 def _sentence(found: Matched) -> str:
     firing, pending = found.firing.total(), found.pending.total()
-    if found.unknown:
-        return f"nothing has the label {' or '.join(found.unknown)}: no alert of the configuration names it"
     if not firing and not pending:
         return "nothing matches now"
     rows = f"{firing} firing row{'s' if firing != 1 else ''}" + (f" ({_counts(found.firing)})" if firing else "")
     sent = f"{pending} pending notification{'s' if pending != 1 else ''}"
     return f"{rows} and {sent}{f' ({_counts(found.pending)})' if pending else ''} match now"
+
+
+def _warn(found: Matched) -> None:
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -37,6 +37,11 @@ class Operator(StrEnum):
     MATCHES = "=~"
     NOT_MATCHES = "!~"
 
+    @property
+    def is_negative(self) -> bool:
+        """Whether it matches what does not have the value."""
+        return self in (Operator.NOT_EQUAL, Operator.NOT_MATCHES)
+
 
 @dataclass(frozen=True, slots=True)
 class Matcher:

@@ -2,12 +2,13 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
+from tocsin.alert import Alert
 from tocsin.ledger.base import Filter, Ledger
 from tocsin.silences import AskingError, MatchersError, Silence, State, asked, parse
 from tocsin.web import views
@@ -15,7 +16,7 @@ from tocsin.web.access import Password, credentials
 from tocsin.web.answers import as_json, parameters, whole
 from tocsin.web.base import Process, Rows
 from tocsin.web.guard import Guard
-from tocsin.web.matching import matched
+from tocsin.web.matching import matched, warnings_of
 
 _LIMIT = 100
 _MOST = 1_000
@@ -68,9 +69,8 @@ class SilencesApi:
             matchers = parse(text)
         except MatchersError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
-        names = [status["name"] for status in self.process.alerts()]
-        alerts = {name: alert for name in names if (alert := self.process.alert(name)) is not None}
-        found = await matched(matchers, self._rows(names), self.process.ledger, alerts)
+        alerts = self._alerts()
+        found = await matched(matchers, self._rows(alerts), self.process.ledger, alerts)
         return as_json(found.json(matchers))
 
     async def add(self, request: web.Request) -> web.Response:
@@ -87,7 +87,8 @@ class SilencesApi:
             raise web.HTTPBadRequest(text="the body is not JSON") from None
         await ledger.silence(made)
         self.process.rescan()
-        return as_json(await self._view(ledger, made), status=201)
+        warnings = [*warnings_of(made.matchers, self._alerts())]
+        return as_json({**await self._view(ledger, made), "warnings": warnings}, status=201)
 
     async def end(self, request: web.Request) -> web.Response:
         """End a silence now. What it holds is sent or dropped within a second."""
@@ -116,7 +117,11 @@ class SilencesApi:
     async def _view(self, ledger: Ledger, silence: Silence) -> dict[str, Any]:
         return views.silence(silence, (await ledger.held()).get(silence.id, {}), ledger.now())
 
-    def _rows(self, alerts: Sequence[str]) -> Iterator[Rows]:
+    def _alerts(self) -> dict[str, Alert]:
+        names = (status["name"] for status in self.process.alerts())
+        return {name: alert for name in names if (alert := self.process.alert(name)) is not None}
+
+    def _rows(self, alerts: Iterable[str]) -> Iterator[Rows]:
         return (rows for name in alerts if (rows := self.process.rows(name)) is not None)
 
 

@@ -53,7 +53,7 @@ export function open(main, route) {
     const found = known.filter((one) => has(one.matchers, one.reason, one.by, one.state, one.id));
     count.textContent = latest.q ? `${counted(found.length)} of ${counted(known.length)}` : counted(known.filter((one) => one.state !== "expired").length);
     show(asked, live.admin, () => (live.admin ? form(route.query.matchers ?? "", (made) => {
-      said.textContent = `Silenced until ${new Date(made.ends_at).toLocaleString()}.`;
+      said.textContent = [`Silenced until ${new Date(made.ends_at).toLocaleString()}.`, ...warnings(made)].join(" ");
       fetch("api/v1/silences");
     }) : make("p", { class: "note" }, "To make or end one: ", make("code", {}, "tocsin silence"), ", or this page with the role admin.")));
     holder.hidden = !found.length;
@@ -138,10 +138,14 @@ function form(matchers, made) {
   return opened;
 }
 
-function matched({ firing, pending, unknown_labels: unknown = [] }) {
-  if (unknown.length) return make("span", { class: "why" }, `No alert of the configuration has the label ${unknown.join(" or ")}.`);
-  const rows = sum(firing);
-  const waiting = sum(pending);
-  if (!rows && !waiting) return "Matches nothing now.";
-  return `Matches ${plural(rows, "row")} of ${plural(Object.keys(firing).length, "alert")} now, and ${plural(waiting, "pending notification")}.`;
+// What no alert has, in sentences.
+const warnings = (answer) => (answer.warnings ?? []).map((text) => `Warning: ${text}${text.endsWith("?") ? "" : "."}`);
+
+function matched(answer) {
+  const rows = sum(answer.firing);
+  const waiting = sum(answer.pending);
+  const found = !rows && !waiting ? "Matches nothing now."
+    : `Matches ${plural(rows, "row")} of ${plural(Object.keys(answer.firing).length, "alert")} now, and ${plural(waiting, "pending notification")}.`;
+  const wrong = warnings(answer);
+  return wrong.length ? make("span", { class: "why" }, plain([...wrong, found].join(" "))) : found;
 }
