@@ -1,7 +1,9 @@
 """How `tocsin doctor` judges what its checks found out."""
 
 import asyncio
+import os
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -55,6 +57,39 @@ def test_retention_is_checked_where_topics_are_read(source: str, checked: bool) 
     parts = Parts(sources={}, channels={}, unusable=())
     found = examination.checks(config, parts, downtime=60.0, status=dict, version="")
     assert ((f"sources.{source}", "retention") in [(one.place, one.name) for one in found]) is checked
+
+
+class Deaf:
+    """A source whose server is asked about the names of alerts only."""
+
+    async def verify(self, names: list[str]) -> list[str]:
+        return ["no answer"] if names else []
+
+
+@pytest.mark.parametrize("place", ["sources", "channels"])
+async def test_what_no_alert_uses_is_not_said_to_be_right(place: str) -> None:
+    channels = "\nchannels: {out: {type: console}, spare: {type: kafka, bootstrap_servers: [h]}}\n"
+    config = load_text(
+        "sources: {s: {type: http, token: 0123456789abcdef}, spare: {type: http, token: 0123456789abcdef}}"
+        f"{channels}alerts: {{late: {{source: s, notify: [out]}}}}\n",
+        "tocsin.yaml",
+        {},
+    )
+    parts = Parts(sources={"s": Deaf(), "spare": Deaf()}, channels={}, unusable=())
+    [check, *_] = examination.checks(config, parts, downtime=60.0, status=dict, version="")
+    found = {(one.place, one.severity): one for one in await check.run()}
+    assert (f"{place}.spare", Severity.OK) not in found
+    assert "not asked" in found[f"{place}.spare", Severity.SKIPPED].message
+    assert "remove it from tocsin.yaml, line" in found[f"{place}.spare", Severity.WARNING].fix
+    assert "correct it at the server, or in tocsin.yaml" in found["sources.s", Severity.ERROR].fix
+
+
+async def test_failure_that_two_checks_met_is_shown_once() -> None:
+    async def fails(fix: str) -> list[Finding]:
+        return [Report("sources.s", fix).error("a@b: no answer", fix)]
+
+    made = [Check(place="sources.s", name=fix, run=partial(fails, fix)) for fix in ("correct it", "check the way")]
+    assert [one.fix for one in await examine(made)] == ["check the way"]
 
 
 async def test_failing_check_stops_no_other() -> None:
@@ -204,13 +239,24 @@ def test_file_system_of_the_ledger_is_judged(folder: str, kind: str, severity: S
 
 def test_free_space_is_judged_by_the_size_of_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "tocsin.db"
-    gibibyte = 1024**3
-    assert severity_of(disk.free(path, gibibyte, 1000)) is Severity.OK
-    assert severity_of(disk.free(path, gibibyte, 0), "no more files") is Severity.WARNING
-    assert severity_of(disk.free(path, 1000, 1000), "1000 bytes free") is Severity.WARNING
+    mebibyte = 1024**2
+    assert severity_of(disk.free(path, 1024 * mebibyte, 1000)) is Severity.OK
+    assert severity_of(disk.free(path, 1024 * mebibyte, None)) is Severity.OK
+    assert severity_of(disk.free(path, 1024 * mebibyte, 0), "no more files") is Severity.ERROR
+    assert severity_of(disk.free(path, 500 * mebibyte, 1000), "500.0 MiB free") is Severity.WARNING
+    for left in (0, 15 * mebibyte):
+        assert severity_of(disk.free(path, left, 1000), "the disk is full") is Severity.ERROR
     with path.open("wb") as file:
-        file.truncate(2 * gibibyte)
-    assert severity_of(disk.free(path, gibibyte, 1000), "2.0 GiB") is Severity.WARNING
+        file.truncate(2048 * mebibyte)
+    assert severity_of(disk.free(path, 1024 * mebibyte, 1000), "2.0 GiB") is Severity.WARNING
+
+
+def test_file_system_without_a_number_of_files_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As btrfs, which reports none of none."""
+    as_reported = SimpleNamespace(f_files=0, f_favail=0, f_bavail=2**20, f_frsize=2**12)
+    monkeypatch.setattr(os, "statvfs", lambda _: as_reported)
+    [found] = [one for one in disk.examined(tmp_path / "tocsin.db") if one.check == "free space"]
+    assert found.severity is Severity.OK
 
 
 # The outbox.
@@ -293,6 +339,7 @@ def test_healthy_process_has_no_finding() -> None:
         ({"configuration": {"digest": "0", "since": at(0), "refused": []}}, Severity.WARNING, "another configuration"),
         ({"configuration": {"digest": "0", "since": at(0), "refused": ["a: is required"]}}, Severity.ERROR, "required"),
         ({"certificate_ends": NOW + 86400}, Severity.WARNING, "it ends in 1 days"),
+        ({"certificate_ends": NOW - 86400}, Severity.ERROR, "it has ended"),
         ({"scrapes": []}, Severity.WARNING, "no one has read /metrics since its start"),
         ({"scrapes": [], "since": at(-9)}, Severity.SKIPPED, "just started"),
         (

@@ -1,7 +1,6 @@
 """Checks of the disk that a ledger file is on."""
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,8 @@ from tocsin.doctor.servers import slowness
 _SYNCS = 20
 _PAGE = 8192
 _LEAST_FREE = 512 * 1024**2
+_FULL = 16 * 1024**2
+"""Bytes of free space below which the next batches may already find none: SQLite's log alone takes a few MiB."""
 _NETWORK = frozenset(
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs"]
 )
@@ -31,7 +32,10 @@ def examined(path: Path) -> Sequence[Finding]:
     if mounts.exists():
         kind = file_system(folder.resolve(), mounts.read_text(encoding="utf-8").splitlines())
         found.append(judged_file_system(kind))
-    found.append(free(path, shutil.disk_usage(folder).free, os.statvfs(folder).f_favail))
+    system = os.statvfs(folder)
+    # Some file systems (btrfs) have no fixed number of files, and report 0 of 0.
+    files = system.f_favail if system.f_files else None
+    found.append(free(path, system.f_bavail * system.f_frsize, files))
     return [*found, _fsync(folder)]
 
 
@@ -59,14 +63,19 @@ def judged_file_system(kind: str) -> Finding:
     return report.ok(f"{kind or 'an unknown type'}, on this machine")
 
 
-def free(path: Path, left: int, files: int) -> Finding:
-    """Judge the free space, in bytes and in numbers of files, by what the ledger has taken so far."""
+def free(path: Path, left: int, files: int | None) -> Finding:
+    """Judge the free space, in bytes and in numbers of files (None: there is no limit), by what the ledger has taken so
+    far."""
     report = Report("ledger.path", "free space")
     size = sum(one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")) if one.exists())
     words = f"{_bytes(left)} free, and the ledger has {_bytes(size)}"
-    if left < max(_LEAST_FREE, size) or files == 0:
-        why = "no more files can be made" if files == 0 else "a full disk stops all notifications until there is room"
-        return report.warning(f"{words}: {why}", "free some space, or shorten ledger.history")
+    fix = "free some space, or shorten ledger.history"
+    if files == 0:
+        return report.error(f"{words}, but no more files can be made: Tocsin cannot start", "remove files")
+    if left < _FULL:
+        return report.error(f"{words}: the disk is full, so nothing can be notified", fix)
+    if left < max(_LEAST_FREE, size):
+        return report.warning(f"{words}: a full disk stops all notifications until there is room", fix)
     return report.ok(words)
 
 

@@ -35,6 +35,8 @@ Status = Callable[[], Mapping[str, Any]]
 
 _POOLED_SUBSCRIBE = "a subscription holds its connection for ever, and the pooler may end or share it"
 _CHECK = "`tocsin check --online` repeats this check alone"
+_AT_SERVERS = ("source", "refused", "unchecked")
+"""Codes of problems that a server reported, so that the file may be right."""
 
 
 def checks(
@@ -82,10 +84,22 @@ async def _as_check_does(config: Config, parts: Parts) -> Sequence[Finding]:
     for alert in config.alerts.values():
         if hasattr(parts.sources.get(alert.source), "describe") and f"sources.{alert.source}" not in wrong:
             right[f"alerts.{alert.name}"] = "what it names is there, its templates render, and the role may read it"
-    right |= {f"sources.{n}": "it would deliver" for n, one in parts.sources.items() if isinstance(one, Verifiable)}
-    right |= {f"channels.{n}": "it takes the login and what is sent" for n, one in parts.channels.items() if _asks(one)}
+    asked = {f"sources.{n}": "it would deliver" for n, one in parts.sources.items() if isinstance(one, Verifiable)}
+    asked |= {f"channels.{n}": "it takes the login and what is sent" for n, one in parts.channels.items() if _asks(one)}
+    unused = _unused(config)
+    right |= {place: words for place, words in asked.items() if place not in unused}
     found += [Report(place, "check").ok(words) for place, words in right.items() if place not in wrong]
+    # Most are asked about what alerts name, and so about nothing.
+    words = "not asked whether it would work, since no alert uses it"
+    found += [Report(place, "check").skipped(words) for place in unused if place not in wrong]
     return found
+
+
+def _unused(config: Config) -> list[str]:
+    """The sources and channels that no alert uses."""
+    used = {alert.source for alert in config.alerts.values()}
+    sources = [f"sources.{name}" for name in config.sources if name not in used]
+    return [*sources, *(f"channels.{name}" for name, one in config.channels.items() if not one.routes)]
 
 
 def _part(path: str) -> str:
@@ -99,7 +113,11 @@ def _asks(channel: Channel | Level) -> bool:
 
 
 def _finding(severity: Severity, problem: Problem) -> Finding:
-    where = f"correct it in {problem.file}" + (f", line {problem.line}" if problem.line else "")
+    where = problem.file + (f", line {problem.line}" if problem.line else "")
+    if problem.code == "unused":
+        where = f"remove it from {where}, or name it in an alert"
+    else:
+        where = f"correct it {'at the server, or ' if problem.code in _AT_SERVERS else ''}in {where}"
     return Finding(
         severity=severity,
         place=problem.path or "configuration",

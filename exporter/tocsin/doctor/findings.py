@@ -91,7 +91,9 @@ async def examine(
 
     progress(checks)
     found = await asyncio.gather(*(run(number, check) for number, check in enumerate(checks)))
-    return [one for some in found for one in some]
+    # Two checks that ask the same server may fail alike.
+    once = {(one.place, one.severity, one.message): one for some in found for one in some}
+    return [*once.values()]
 
 
 async def _guarded(check: Check) -> Sequence[Finding]:

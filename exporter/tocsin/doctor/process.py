@@ -104,11 +104,13 @@ def _certificate(status: Mapping[str, Any]) -> Iterator[Finding]:
     if (ends := status.get("certificate_ends")) is None:
         return
     report, left = Report("web.config_file", "certificate"), ends - _seconds(status["time"])
+    fix = "put a new one into the same files; it takes effect at once"
     if left > SOON:
         yield report.ok(f"it is valid for {left / 86400:.0f} days")
+    elif left > 0:
+        yield report.warning(f"it ends in {left / 86400:.0f} days: then Prometheus and browsers refuse the port", fix)
     else:
-        words = f"it ends in {left / 86400:.0f} days: then Prometheus and browsers refuse the port"
-        yield report.warning(words, "put a new one into the same files; it takes effect at once")
+        yield report.error("it has ended: Prometheus and browsers refuse the port", fix)
 
 
 _SCRAPE = "add it to scrape_configs of Prometheus, and check its page Status > Targets (docs/metrics.md)"
