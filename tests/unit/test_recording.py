@@ -1,5 +1,6 @@
 """Recordings: the file, its cut-off ends, hidden columns, and where the batches come from."""
 
+import asyncio
 import json
 import os
 from collections import Counter
@@ -17,11 +18,14 @@ from tocsin.cli.arguments import arguments_parser
 from tocsin.config.loading import load_text
 from tocsin.errors import TocsinError
 from tocsin.firing import Firing, FiringSet, Phase, Rule
-from tocsin.model import Batch, Column, Event, Row, Update, fingerprint
+from tocsin.model import Batch, Column, Event, Kind, Row, Update, fingerprint
 from tocsin.pipeline.tap import SeenEvents, SeenRows, SeenState, Tap
 from tocsin.recording.files import NotARecordingError, Recording, Writer
 from tocsin.recording.lines import Events, Json, Rows, State, item_of, line_of
 from tocsin.recording.redaction import Redaction
+from tocsin.replay.dry import dry
+from tocsin.replay.sending import send
+from tocsin.simulation.receivers import Attempt
 from tocsin.sources.base import EventBatch
 
 COLUMNS = (Column(name="id", oid=23), Column(name="customer", oid=25), Column(name="minutes", oid=23, typmod=4))
@@ -35,7 +39,8 @@ sources: {shop: {type: postgres, host: h, user: u}}
 channels: {out: {type: console}}
 alerts: {late: {source: shop, relation: late, key: [id, customer], value: minutes, notify: [out]}}
 """
-LATE = load_text(CONFIG, "tocsin.yaml", {}).row_alerts["late"]
+CONFIGURED = load_text(CONFIG, "tocsin.yaml", {})
+LATE = CONFIGURED.row_alerts["late"]
 
 
 @pytest.fixture
@@ -221,6 +226,39 @@ def test_full_disk_ends_the_recording_with_its_reason(
     chosen = arguments_parser().parse_args(["record", "--url", "http://127.0.0.1:9", "-o", str(tmp_path / "r.gz")])
     with pytest.raises(TocsinError, match=r"r\.gz: cannot be written: No space left on device; what it has"):
         record.command(chosen)
+
+
+# Time.
+
+DECADES = 1e9
+DAY = 86_400.0
+
+
+def test_clock_set_by_decades_is_not_waited_for(alert: RowAlert, tmp_path: Path) -> None:
+    """As on a machine whose clock is right only some seconds after its start. What happens has the recorded times."""
+    before, after = Batch(updates=[(20, 1, ANN)], frontier=21), Batch(updates=[(40, -1, ANN)], frontier=41)
+    lines = [state(alert), rows(before, NOW + 1), rows(after, NOW + DECADES), rows(Batch(updates=[], frontier=50), 5.0)]
+    written(tmp_path / "r.gz", lines)
+    recording = Recording(tmp_path / "r.gz")
+    assert recording.overview.end == NOW + DECADES  # the last line has an earlier time
+    passed: list[float] = []
+
+    def pace(seconds: float) -> None:
+        assert seconds <= DAY
+        passed.append(seconds)
+
+    shown: list[Attempt] = []
+    dry(CONFIGURED, tmp_path, recording, show=shown.append, pace=pace)
+    assert [(one.kind, round(one.at)) for one in shown] == [(Kind.FIRED, 1), (Kind.RESOLVED, DECADES)]
+    assert sum(passed) == pytest.approx(DAY, abs=10)
+
+
+async def test_clock_set_by_decades_is_not_waited_for_when_sending(alert: RowAlert, tmp_path: Path) -> None:
+    before, after = Batch(updates=[(20, 1, ANN)], frontier=21), Batch(updates=[(40, -1, ANN)], frontier=41)
+    written(tmp_path / "r.gz", [state(alert), rows(before, NOW + 1), rows(after, NOW + DECADES)])
+    async with asyncio.timeout(20):
+        records = await send(CONFIGURED, tmp_path, Recording(tmp_path / "r.gz"), 100 * DAY)
+    assert [one.kind for one in records] == [Kind.FIRED, Kind.RESOLVED]
 
 
 # Hidden columns.

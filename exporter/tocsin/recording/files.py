@@ -87,7 +87,7 @@ class Overview:
     sources: Sequence[str]
     """The sources of events."""
     start: float
-    """Wall-clock seconds of the first line; `end`: of the last."""
+    """Wall-clock seconds of the first line; `end`: of the latest, which need not be the last: clocks are set back."""
     end: float
 
 
@@ -118,7 +118,7 @@ class Recording:
                 states.setdefault(item.alert, item)
             if "events" in line:
                 sources[line["events"]] = None
-            times = [*times[:1], line["at"]]
+            times = [*times[:1], max([line["at"], *times[-1:]])]
         if not times:
             raise NotARecordingError(f"{self._path}: nothing was recorded")
         return Overview(states=states, sources=tuple(sources), start=times[0], end=times[-1])

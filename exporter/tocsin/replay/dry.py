@@ -6,7 +6,7 @@ from pathlib import Path
 from tocsin.config import Config, SourceConfig
 from tocsin.ledger import sqlite
 from tocsin.recording.files import Recording
-from tocsin.replay.feeds import Feeds, longest_interval, times
+from tocsin.replay.feeds import Feeds, longest_interval, longest_pause, times
 from tocsin.simulation import virtual
 from tocsin.simulation.engine import Simulation
 from tocsin.simulation.receivers import Attempt
@@ -60,10 +60,11 @@ def dry(
 
             await replay.preload()
             await replay.begin()
-            for at, item in times(recording.items(), recording.overview.start):
-                pace(at - replay.now)
-                await replay.until(at)
+            for at, jump, item in times(recording.items(), recording.overview.start, longest_pause(config)):
+                pace(at - jump - replay.now)
+                await replay.until(at - jump)
                 show_new()
+                replay.set_clock_forward(jump)
                 feeds.deliver(item)
                 await replay.settle()
                 show_new()

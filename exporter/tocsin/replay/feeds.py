@@ -19,6 +19,8 @@ from tocsin.recording.lines import Events, Item, Rows, State
 from tocsin.simulation.sources import Reachable, ScriptedEvents
 from tocsin.sources.base import EventSource, Source, Stream, Subject
 
+_DAY = 86400.0
+
 Watched: TypeAlias = tuple[str, Subject]
 """A source and what an alert watches there."""
 
@@ -218,12 +220,23 @@ def _named(subject: Subject) -> str:
     return subject.relation or subject.topic or subject.event or subject.query or ""
 
 
-def times(items: Iterable[Item], start: float) -> Iterator[tuple[float, Item]]:
-    """Each item with the seconds since the start. The clock may have been set back meanwhile."""
+def times(items: Iterable[Item], start: float, longest: float) -> Iterator[tuple[float, float, Item]]:
+    """Each item with the seconds since the start, and by how many of them the clock jumped before it instead of
+    passing.
+
+    No more than `longest` seconds pass between two items: nothing was recorded for so long, or the clock was set
+    forward, which may be by decades. The clock may have been set back, too: then no time passes.
+    """
     latest = 0.0
     for item in items:
-        latest = max(latest, item.at - start)
-        yield latest, item
+        at = max(latest, item.at - start)
+        yield at, max(at - latest - longest, 0.0), item
+        latest = at
+
+
+def longest_pause(config: Config) -> float:
+    """The seconds that pass at most between two items of a recording: a day, or as long as a notification may wait."""
+    return max(_DAY, longest_interval(config))
 
 
 def longest_interval(config: Config) -> float:

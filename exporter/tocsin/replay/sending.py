@@ -13,7 +13,7 @@ from tocsin.config import Config
 from tocsin.ledger import sqlite
 from tocsin.ledger.base import Filter, Record
 from tocsin.recording.files import Recording
-from tocsin.replay.feeds import Feeds, longest_interval, times
+from tocsin.replay.feeds import Feeds, longest_interval, longest_pause, times
 from tocsin.simulation.life import Life
 
 _CHECKED_EVERY = 0.2
@@ -56,7 +56,8 @@ async def send(config: Config, folder: Path, recording: Recording, speed: float)
         async with asyncio.timeout(_PATIENCE):
             await feeds.opened()
         began = time.monotonic()
-        for at, item in times(recording.items(), recording.overview.start):
+        for at, jump, item in times(recording.items(), recording.overview.start, longest_pause(config)):
+            began -= jump / speed
             await asyncio.sleep(max(began + at / speed - time.monotonic(), 0.0))
             life.check()
             feeds.deliver(item)

@@ -120,6 +120,10 @@ class Simulation:
             await self.settle()
         await self._sleep(at)
 
+    def set_clock_forward(self, seconds: float) -> None:
+        """Set the wall clock forward: no time passes, and nothing happens before the next of it."""
+        self._began -= seconds
+
     async def settle(self) -> None:
         """Have the sources report that it is now, and return when everything that can be done now is done."""
         for relation in self._all_relations():
