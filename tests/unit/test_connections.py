@@ -14,8 +14,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from tocsin.channels.addresses import PrivateAddressError, public, public_socket
+from tocsin.errors import SourceReason
 from tocsin.faults import why_unreachable
 from tocsin.postgres import Server, about_limit, failure_text
+from tocsin.sources.server_errors import connect_error
 
 
 def untrusted() -> ssl.SSLError:
@@ -47,6 +49,7 @@ def test_network_error_is_that_of_the_system(error: OSError, text: str) -> None:
 
 AT_6 = 'connection to server at "::1", port 5432 failed: Connection refused'
 AT_4 = 'connection to server at "127.0.0.1", port 5432 failed: FATAL: no pg_hba.conf entry'
+AT_NAME = "failed to resolve host 'db': Name or service not known"
 HINT = "\n\tIs the server running on that host and accepting TCP/IP connections?"
 SEVERAL = f"""\
 connection failed: {AT_4}
@@ -62,12 +65,45 @@ Multiple connection attempts failed. All failures were:
         (f"connection failed: {AT_4}, SSL on\n{AT_4}, SSL off", f"{AT_4}, SSL on; {AT_4}, SSL off"),
         (SEVERAL, f"{AT_6}; {AT_4}"),
         ("connection timeout expired", "connection timeout expired"),
+        ("fe_sendauth: no password supplied", "no password supplied"),
+        ("failed to resolve host 'db': [Errno -2] Name or service not known", AT_NAME),
         ("", "OperationalError"),
     ],
 )
 def test_failed_connection_of_postgres_is_one_line(error: str, text: str) -> None:
     """Each failure once, without the hints of libpq."""
     assert failure_text(psycopg.OperationalError(error)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "fix"),
+    [
+        ("fe_sendauth: no password supplied", SourceReason.AUTH, "set its password"),
+        ('FATAL: password authentication failed for user "ann"', SourceReason.AUTH, "check the user and the password"),
+        ('FATAL: role "ghost" does not exist', SourceReason.AUTH, "check the user"),
+        ('FATAL: role "nologin" is not permitted to log in', SourceReason.AUTH, "has LOGIN"),
+        (
+            'FATAL: no pg_hba.conf entry for host "::1", user "u", no encryption',
+            SourceReason.AUTH,
+            "sslmode to require",
+        ),
+        ('FATAL: no pg_hba.conf entry for host "::1", user "u", SSL encryption', SourceReason.AUTH, "allow the user"),
+        ('FATAL: database "nope" does not exist', SourceReason.CONNECT, "check the name of the database"),
+        ("server does not support SSL, but SSL was required", SourceReason.CONNECT, "sslmode to disable"),
+        ("SSL error: certificate verify failed", SourceReason.CONNECT, "sslrootcert"),
+        (AT_NAME, SourceReason.CONNECT, "check the name of the host"),
+        (AT_6, SourceReason.CONNECT, "that the server runs"),
+        ("connection timeout expired", SourceReason.CONNECT, "firewalls"),
+        ("something else", SourceReason.CONNECT, ""),
+    ],
+)
+def test_failed_connection_names_its_fix(text: str, reason: SourceReason, fix: str) -> None:
+    """Each text is one of PostgreSQL, libpq or psycopg."""
+    error = connect_error(psycopg.OperationalError(text), Server(dsn=SecretStr("postgresql://u@h/d")), 0.0)
+    assert error.reason is reason
+    assert fix in error.fix
+    assert bool(error.fix) == bool(fix)
+    assert "fe_sendauth" not in str(error)
 
 
 @pytest.mark.parametrize(

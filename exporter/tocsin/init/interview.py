@@ -60,7 +60,7 @@ def _reached(made: Connection, given: Given) -> tuple[Connection, Inventory]:
     except SourceError as error:
         if error.reason is not SourceReason.AUTH or made.password or not given.asks:
             raise
-        given.say(f"  {error}")
+        given.say(f"  {error.server}: {error.message}")
     password = terminal.ask("Password", "", terminal.filled, secret=True)
     made = replace(made, password=password)
     return made, asyncio.run(server.inventory(made.server(), given.relations))

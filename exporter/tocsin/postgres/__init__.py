@@ -7,6 +7,7 @@ from tocsin.postgres.connections import (
     about_login,
     close,
     connected,
+    failure_fix,
     failure_text,
     within,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "code",
     "connected",
     "derived_name",
+    "failure_fix",
     "failure_text",
     "granted",
     "name_parts",

@@ -104,7 +104,22 @@ async def within(seconds: float, connection: PgConnection, work: Awaitable[T]) -
 
 _ATTEMPT = re.compile(r"^- host: .*?, port: .*?, hostaddr: .*?: ", re.MULTILINE)
 """What psycopg writes before the failure of each of several addresses."""
-_PREFIX = re.compile(r"^connection (failed|is bad): (?=connection to )")
+_PREFIX = re.compile(r"^connection (failed|is bad): (?=connection to )|fe_sendauth: |\[Errno -?\d+\] ")
+"""Words of psycopg, libpq and Python that say nothing."""
+_FIXES = (
+    (r"no password supplied", "set its password (password_file, or in the connection string)"),
+    (r"role .* does not exist|authentication failed", "check the user and the password"),
+    (r"not permitted to log in", "use a role that has LOGIN"),
+    (r"no pg_hba\.conf entry .*no encryption", "set sslmode to require, or allow the user in the server's pg_hba.conf"),
+    (r"no pg_hba\.conf entry", "allow the user in the server's pg_hba.conf"),
+    (r"database .* does not exist", "check the name of the database"),
+    (r"does not support SSL", "turn on TLS at the server, or set sslmode to disable"),
+    (r"certificate verify failed", "set sslrootcert to the certificate of its authority"),
+    (r"failed to resolve host", "check the name of the host"),
+    (r"Connection refused|No such file", "check host and port, and that the server runs"),
+    (r"timeout expired", "check host, port and firewalls"),
+)
+"""What is usually wrong, by the text of a failed connection."""
 
 
 def failure_text(error: BaseException) -> str:
@@ -114,6 +129,11 @@ def failure_text(error: BaseException) -> str:
     lines = [line for part in attempts or [summary] for line in part.splitlines() if not line.startswith("\t")]
     texts = dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in lines)
     return "; ".join(text for text in texts if text) or type(error).__name__
+
+
+def failure_fix(text: str) -> str:
+    """What to do about a failed connection, by its text; empty where that is not known."""
+    return next((fix for pattern, fix in _FIXES if re.search(pattern, text)), "")
 
 
 def about_login(text: str) -> bool:

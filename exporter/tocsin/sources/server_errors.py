@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.postgres import Server, about_limit, about_login, failure_text
+from tocsin.postgres import Server, about_limit, about_login, failure_fix, failure_text
 
 
 def connect_error(error: Exception, settings: Server, waited: float) -> SourceError:
@@ -19,7 +19,8 @@ def connect_error(error: Exception, settings: Server, waited: float) -> SourceEr
     text = failure_text(error)
     if about_limit(text):
         return SourceError(text, SourceReason.CONNECT, server=server, fix=settings.at_limit)
-    return SourceError(text, SourceReason.AUTH if about_login(text) else SourceReason.CONNECT, server=server)
+    reason = SourceReason.AUTH if about_login(text) else SourceReason.CONNECT
+    return SourceError(text, reason, server=server, fix=failure_fix(text))
 
 
 @contextmanager
