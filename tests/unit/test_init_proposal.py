@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import pytest
 import yaml
+from psycopg import sql
 
 from tocsin.config.loading import load_text
 from tocsin.errors import SourceError, SourceReason
+from tocsin.init import server
 from tocsin.init.channels import CHANNELS, Place, chosen, missing
 from tocsin.init.connection import connection
 from tocsin.init.definition import clocked
@@ -271,6 +274,32 @@ def test_password_is_asked_for_when_the_server_wants_one(monkeypatch: pytest.Mon
     assert connected(given)[0].password == "sesame"
     with pytest.raises(SourceError):
         connected(replace(given, asks=False))
+
+
+class Refusing:
+    """A Materialize that has nothing to say but an error about the subscription."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        self._error = error
+
+    async def query(self, statement: sql.Composable) -> list[Row]:
+        if "SUBSCRIBE" in statement.as_string():
+            raise self._error
+        return []
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (psycopg.errors.DataException("subscription lower bound is greater than its upper bound"), ""),
+        (psycopg.errors.InternalError_("cannot materialize call to now()"), "cannot materialize call to now()"),
+    ],
+)
+async def test_view_that_cannot_be_subscribed_is_refused(error: psycopg.Error, refused: str) -> None:
+    """One that can be answers with the error of a subscription that ends in the past."""
+    asked = PostgresConfig.model_validate({"dsn": "postgresql://app@db/shop"})
+    asking = server._Asking(asked, cast("Any", Refusing(error)), "PostgreSQL 9.5 on Materialize v26.39.0")
+    assert (await asking.of_materialize(facts(ORDERS, ROWS))).refused == refused
 
 
 def test_password_in_the_variable_of_libpq_stays_there() -> None:

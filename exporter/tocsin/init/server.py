@@ -16,6 +16,8 @@ from tocsin.init.facts import Facts, Inventory, Kind, Known, Relation, sql_name
 from tocsin.model import Row
 from tocsin.postgres import name_parts
 from tocsin.postgres import relation as identifier
+from tocsin.sources.base import Subject
+from tocsin.sources.materialize import try_subscribe
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import PostgresConfig
 from tocsin.sources.wire import Wire, connect
@@ -24,6 +26,8 @@ MOST_ROWS = 10_000
 """Rows that are read of a relation."""
 _COUNTED = 100_000
 """Rows that are counted; a table that is estimated to have more is not."""
+_SECONDS = 10.0
+"""Seconds that a question may take where nothing else is said."""
 _COUNT_SECONDS, _ALL_COUNTS_SECONDS, _READ_SECONDS, _LIST_SECONDS = 1.0, 6.0, 20.0, 60.0
 _CATALOG = "name the view (--relation): the replica of mz_catalog_server is too slow to list all"
 _GRACE = 2.0
@@ -111,15 +115,21 @@ class _Asking:
         self._is_silent = False
         """Whether a statement was not answered in time, so that the connection cannot be used any more."""
 
-    async def rows(self, statement: sql.Composable, seconds: float = 10.0, *, fix: str = "") -> list[Row]:
+    async def rows(self, statement: sql.Composable, seconds: float = _SECONDS, *, fix: str = "") -> list[Row]:
         """The rows of a statement. The server ends it after so many seconds: then SourceError, as for other errors.
         `fix`: what to do then."""
+        async with self._within(seconds, fix):
+            return await self._limited(statement, seconds)
+
+    @asynccontextmanager
+    async def _within(self, seconds: float, fix: str = "") -> AsyncIterator[None]:
+        """What is asked in the block fails with SourceError alone, also if it is not answered in time."""
         late = SourceError(
             f"no answer within {seconds:g} s", SourceReason.STALLED, server=self._server.display, fix=fix
         )
         try:
             async with asyncio.timeout(seconds + _GRACE):
-                return await self._limited(statement, sql.Literal(f"{round(seconds * 1000)}ms"))
+                yield
         except TimeoutError:
             self._is_silent = True
             raise late from None
@@ -130,7 +140,8 @@ class _Asking:
                 raise late from error
             raise statement_error(error, self._server.display) from error
 
-    async def _limited(self, statement: sql.Composable, limit: sql.Literal) -> list[Row]:
+    async def _limited(self, statement: sql.Composable, seconds: float = _SECONDS) -> list[Row]:
+        limit = sql.Literal(f"{round(seconds * 1000)}ms")
         if self.kind == "materialize":
             await self.wire.query(sql.SQL("SET statement_timeout = {}").format(limit))
             return await self.wire.query(statement)
@@ -208,16 +219,13 @@ class _Asking:
             word = _MZ_KINDS[found.relation.kind]
             shown = await self.rows(sql.SQL("SHOW CREATE " + word + " {}").format(target))
             definition = (shown[0][1] or "") if shown else ""
-        refused = await self._refused(target)
-        return replace(found, keys=tuple(keys), definition=definition, refused=refused)
-
-    async def _refused(self, target: sql.Composable) -> str:
-        """Why SUBSCRIBE refuses it. It is accepted if only the end of this one is refused, which is in the past."""
+        refused = ""
         try:
-            await self.rows(sql.SQL("SUBSCRIBE (SELECT * FROM {}) UP TO 1").format(target))
+            async with self._within(_SECONDS):
+                await try_subscribe(self._limited, Subject(relation=found.relation.name))
         except SourceError as error:
-            return "" if "upper bound" in error.message else error.message
-        return ""
+            refused = error.message
+        return replace(found, keys=tuple(keys), definition=definition, refused=refused)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ and its stream ends without a later progress row. A lost replica is only silence
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -76,10 +76,7 @@ class Materialize:
 
     async def sample(self, subject: Subject) -> Row | None:
         async with asking(self._config, self._config.snapshot_timeout) as wire:
-            # A SELECT may call now() where a SUBSCRIBE may not. This one ends at a time that is over: the error of one
-            # that is accepted.
-            with suppress(psycopg.errors.DataException):
-                await wire.query(_subscribe(subject) + sql.SQL(" UP TO 1"))
+            await try_subscribe(wire.query, subject)
             rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_target(subject)))
         return rows[0] if rows else None
 
@@ -218,6 +215,14 @@ class Assembler:
         snapshot = self.as_of if self._snapshot_open else None
         self._updates, self._sorted, self._snapshot_open = [], True, False
         return Batch(updates=updates, frontier=frontier, snapshot=snapshot)
+
+
+async def try_subscribe(query: Callable[[sql.Composable], Awaitable[object]], subject: Subject) -> None:
+    """Raise psycopg.Error if the server refuses to SUBSCRIBE to something: a SELECT may call now() where a SUBSCRIBE
+    may not."""
+    # It ends at a time that is over, which is the error of one that is accepted.
+    with suppress(psycopg.errors.DataException):
+        await query(_subscribe(subject) + sql.SQL(" UP TO 1"))
 
 
 def _subscribe(subject: Subject, as_of: int | None = None) -> sql.Composed:
