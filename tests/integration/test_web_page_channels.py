@@ -26,6 +26,7 @@ async def test_refusing_channel_and_source_are_red(tab: Tab, process: FakeProces
     await go(tab, "alerts")
     await until_shows(tab, "#alerts .tag.bad", "refusing")
     await until_shows(tab, "#alerts .why.bad", "the last 3 messages are not valid events")
+    await until_shows(tab, "#alerts", "Correct what sends them.")
 
 
 async def test_last_errors_of_a_channel_lead_to_notifications(tab: Tab, process: FakeProcess) -> None:

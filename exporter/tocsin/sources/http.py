@@ -55,7 +55,7 @@ class Config(EventSourceSettings):
     max_waiting: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Bytes of all requests together that are being read or wait for the ledger. Requests beyond get 503."""
     read_timeout: Positive = 10.0
-    """How long the body of a request may take to arrive."""
+    """How long the body of a request may take to arrive. The port waits for 30 s at most."""
 
     @field_validator("token")
     @classmethod

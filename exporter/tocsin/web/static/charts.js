@@ -2,7 +2,7 @@
 
 import { counted, draw, make, number, span } from "./elements.js";
 
-export const MARKS = ["unknown", "nothing fires", "pending", "source down or silent", "firing"];
+const MARKS = ["unknown", "nothing fires", "pending", "source down or silent", "firing"];
 export const CHANNEL_MARKS = ["unknown", "delivers", "pending", "failing", "paused or refusing"];
 const HEIGHT = 24;
 

@@ -11,6 +11,12 @@ import { question } from "./view-explain.js";
 import { words } from "./words.js";
 
 const TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad", refusing: "bad" };
+const WORDS = {
+  starting: "Waits for the first rows of its source.",
+  error: "The source is tried again by itself; what changed or came meanwhile is notified then.",
+  stale: "The source is silent, and the series are withdrawn from /metrics. Check that it runs; what changed meanwhile is notified when it is back.",
+  refusing: "The latest messages are not valid events. Correct what sends them.",
+};
 const ORDER = { error: 0, stale: 0, refusing: 0, starting: 1 };
 
 export const title = ({ path }) => path[0] ?? "Alerts";
@@ -42,6 +48,8 @@ function firingCount(alert) {
 
 const why = (alert) => alert.message ? make("div", { class: alert.state === "up" ? "why" : "why bad" }, plain(alert.message)) : null;
 
+const state = (alert) => WORDS[alert.state] ? make("div", { class: "state" }, WORDS[alert.state]) : null;
+
 const markOf = (alert) => alert.state !== "up" ? 3 : alert.firing ? 4 : alert.pending ? 2 : 1;
 
 function charts(alert, timeline, scale = false) {
@@ -61,7 +69,7 @@ function item({ alert, several, timeline }) {
       make("div", { class: "line" },
         make("a", { class: "name", href: address("alerts", [alert.name]), "data-key": `alert ${alert.name}` }, plain(alert.name)),
         tag(alert.state, TAGS[alert.state]), make("span", { class: "push" }, firingCount(alert))),
-      why(alert), facts(alert, several)),
+      why(alert), state(alert), facts(alert, several)),
     charts(alert, timeline));
 }
 
@@ -144,7 +152,7 @@ function openOne(main, name) {
       return;
     }
     show(about, [alert, instances().length], () => [
-      make("div", { class: "line" }, tag(alert.state, TAGS[alert.state]), firingCount(alert)), why(alert), facts(alert, instances().length > 1)]);
+      make("div", { class: "line" }, tag(alert.state, TAGS[alert.state]), firingCount(alert)), why(alert), state(alert), facts(alert, instances().length > 1)]);
     show(tools, chosen(query.hours), () => [range(query.hours), legend()]);
     fetch(changed, query.hours);
     drawChart();
