@@ -1,5 +1,6 @@
 """The claims on the notifications of one channel, and what can be claimed without reading the file."""
 
+from collections.abc import Collection
 from itertools import islice
 
 from tocsin.ledger.base import Claimed
@@ -58,6 +59,14 @@ class Queue:
             del self.claimed[ordering_key]
             self.changes += 1  # a read that is under way skips the ordering key
         self.ready.pop(seq, None)
+
+    def withheld(self, seqs: Collection[int]) -> None:
+        """End the claims on notifications that are not sent now. What may be sent in their place is to be read."""
+        for ordering_key, seq in [*self.claimed.items()]:
+            if seq in seqs:
+                self.end(seq, ordering_key)
+        if seqs:
+            self.reset()
 
     def claim(self, limit: int, now: float) -> Claimed | None:
         """Claim what memory holds. None: the file has to be read."""

@@ -213,12 +213,7 @@ class SqliteLedger(silences.KeepsSilences):
     async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
         now, since = self._clock(), self._since.get(channel, 0.0)
         gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now, since))
-        queue = self._queues[channel]
-        for key, seq in [*queue.claimed.items()]:
-            if seq in gone:
-                queue.end(seq, key)
-        if gone:
-            queue.reset()
+        self._queues[channel].withheld(gone)
         if judged.held:
             await self._read_silences()  # one of them may have been closed
         return gone

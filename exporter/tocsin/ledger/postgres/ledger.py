@@ -226,13 +226,9 @@ class PostgresLedger(silences.KeepsSilences):
         await self._keep(plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
 
     async def withhold(self, channel: str, judged: Judged) -> Collection[int]:
-        now, queue = self._clock(), self._queues[channel]
+        now = self._clock()
         gone = await self._keep(lambda db: silences.withhold(db, channel, judged, now, self._epoch), locks=True)
-        for key, seq in [*queue.claimed.items()]:
-            if seq in gone:
-                queue.end(seq, key)
-        if gone:
-            queue.reset()
+        self._queues[channel].withheld(gone)
         if judged.held:
             await self._read_silences()  # one of them may have been closed
         return gone
