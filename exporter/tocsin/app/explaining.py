@@ -12,7 +12,7 @@ from tocsin.config import Config
 from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.envelope import View
-from tocsin.explain.alerts import explain
+from tocsin.explain.alerts import explain, last_known
 from tocsin.explain.explanation import Explanation, Life, RouteExplanation
 from tocsin.explain.facts import ChannelFacts, Facts, NotificationFacts
 from tocsin.explain.keys import Asked, Candidate, Found, candidate, find
@@ -20,11 +20,12 @@ from tocsin.explain.lives import life
 from tocsin.explain.routes import explained
 from tocsin.exposition import AlertStatus
 from tocsin.faults import unexpected
-from tocsin.firing import Firing, Phase
+from tocsin.firing import Firing
 from tocsin.ledger.base import Filter, Ledger, Line, Record, Status
-from tocsin.model import Columns, Kind, Transition
+from tocsin.model import Columns, Transition
 from tocsin.pipeline.routing import address
-from tocsin.silences import OpenSilences
+from tocsin.silences import OpenSilences, Silence
+from tocsin.silences.ending import Held
 
 _EPISODES = 200
 """Episodes whose rows are searched."""
@@ -77,6 +78,8 @@ class Explainer:
         self._around = around
         self._now = now
         self._lines: dict[tuple[str, str], Line] = {}
+        self._silences: Sequence[Silence] | None = None
+        self._held: dict[str, Sequence[Held]] = {}
 
     async def key(self, name: str, asked: Asked) -> Explanation:
         """Explain a key of an alert that is configured. Raises LedgerError, and UnknownColumnError."""
@@ -86,8 +89,8 @@ class Explainer:
         firings = rows.firings if rows is not None else ()
         firing = next((one for one in firings if one.fingerprint == found.fingerprint), None)
         records = await self._records(name, found, firing)
-        of = _row(alert, rows, firing, records)
-        silences = [] if self._ledger is None else await self._ledger.list_silences()
+        columns = () if rows is None else rows.columns
+        of = last_known(name, columns, firing, records[-1] if records else None)
         others = {record.channel: None for record in records if record.channel not in alert.notify}
         return explain(
             Facts(
@@ -99,12 +102,12 @@ class Explainer:
                 running=self._around.running,
                 status=self._around.status(alert),
                 leader=self._around.leader(name),
-                columns=() if rows is None else rows.columns,
+                columns=columns,
                 firing=firing,
                 rows_known=rows is not None,
                 frontier=None if rows is None else rows.frontier,
                 channels=[await self._channel(channel, alert, of) for channel in (*alert.notify, *others)],
-                silences=OpenSilences(silences).active(self._now),
+                silences=OpenSilences(await self._all_silences()).active(self._now),
                 notifications=[await self._notification(record) for record in records],
                 history=self._config.ledger.history,
             )
@@ -173,7 +176,7 @@ class Explainer:
         pending = record.status is Status.PENDING
         line = await self._line(record.channel, record.ordering_key) if pending else None
         request = await self._request(record, line)
-        silences = [] if record.silence is None else await self._ledger.list_silences()
+        silences = [] if record.silence is None else await self._all_silences()
         return NotificationFacts(
             record=record,
             attempts=await self._ledger.attempts(record.id),
@@ -181,8 +184,21 @@ class Explainer:
             request_error=request if isinstance(request, str) else "",
             line=line,
             silence=next((one for one in silences if one.id == record.silence), None),
-            held=[] if record.silence is None else await self._ledger.held_of(record.fingerprint),
+            held=[] if record.silence is None else await self._held_of(record.fingerprint),
         )
+
+    async def _all_silences(self) -> Sequence[Silence]:
+        """Return the silences, read once."""
+        if self._silences is None:
+            self._silences = [] if self._ledger is None else await self._ledger.list_silences()
+        return self._silences
+
+    async def _held_of(self, fingerprint: str) -> Sequence[Held]:
+        """Return what silences hold of a row, read once: all notifications of a key are of one."""
+        assert self._ledger is not None  # as above
+        if fingerprint not in self._held:
+            self._held[fingerprint] = await self._ledger.held_of(fingerprint)
+        return self._held[fingerprint]
 
     async def _line(self, channel: str, ordering_key: str) -> Line:
         """Return what is pending of an ordering key: the notifications of an episode have few of them."""
@@ -215,14 +231,6 @@ class Explainer:
             ids = [id_ for one in together for id_ in await self._ledger.previous_ids(one.notification)]
             message = replace(message, previous_ids=tuple(ids))
         return await previewed(output, message)
-
-
-def _row(alert: Alert, rows: Rows | None, firing: Firing | None, records: Sequence[Record]) -> Transition | None:
-    """Return the row that is known last."""
-    if firing is not None and rows is not None and firing.phase is not Phase.ABSENT:
-        times = firing.started_at, firing.started_at
-        return Transition(alert.name, firing.fingerprint, Kind.FIRED, *times, rows.columns, firing.row)
-    return records[-1].transition if records else None
 
 
 async def previewed(output: Output, message: Message | Rejected) -> dict[str, Any] | str:

@@ -12,9 +12,9 @@ from tocsin.explain.lives import SHORT, life
 from tocsin.explain.routes import explained
 from tocsin.explain.words import counted, moment, pairs, sentence, silence_text, source_moment
 from tocsin.exposition import AlertStatus, State
-from tocsin.firing import Phase
+from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Record
-from tocsin.model import Kind, Transition
+from tocsin.model import Columns, Kind, Transition
 from tocsin.silences import first_match
 from tocsin.templates import duration
 
@@ -32,7 +32,7 @@ class _Judged:
 def explain(facts: Facts) -> Explanation:
     """Explain a key of an alert."""
     newest = facts.notifications[-1].record if facts.notifications else None
-    of = _newest(facts, newest)
+    of = last_known(facts.alert.name, facts.columns, facts.firing, newest)
     name = _name(facts, of)
     judged = _judged(name, facts, newest)
     channels = {channel.name: channel for channel in facts.channels}
@@ -67,11 +67,11 @@ def identifying(alert: Alert) -> Sequence[str]:
     return () if isinstance(alert, EventAlert) else alert.key
 
 
-def _newest(facts: Facts, newest: Record | None) -> Transition | None:
-    """The row that is known last."""
-    if (firing := facts.firing) is not None and firing.phase is not Phase.ABSENT:
+def last_known(alert: str, columns: Columns, firing: Firing | None, newest: Record | None) -> Transition | None:
+    """The row of a key that is known last: the one that fires, or else that of the newest notification."""
+    if firing is not None and firing.phase is not Phase.ABSENT:
         times = firing.started_at, firing.started_at
-        return Transition(facts.alert.name, firing.fingerprint, Kind.FIRED, *times, facts.columns, firing.row)
+        return Transition(alert, firing.fingerprint, Kind.FIRED, *times, columns, firing.row)
     return None if newest is None else newest.transition
 
 
