@@ -84,6 +84,8 @@ def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Pat
     (folder / "empty_test.yaml").touch()
     (folder / "none_test.yaml").write_text("config: tocsin.yaml\ntests: []\n")
     (folder / "unset_test.yaml").write_text(PASSES.replace("environment", "x-environment").replace("x-env", "#env"))
+    (folder / "promtool_test.yaml").write_text("rule_files: [rules.yml]\ntests:\n- interval: 1m\n")
+    (folder / "elsewhere_test.yaml").write_text(PASSES.replace("tocsin.yaml", "nosuch.yaml"))
     for arguments in (
         "nosuch_test.yaml",
         "empty_test.yaml",
@@ -92,11 +94,16 @@ def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Pat
         ".",
         "passes_test.yaml -k nosuch",
         "tocsin.yaml",
+        "promtool_test.yaml",
+        "elsewhere_test.yaml",
         "passes_test.yaml --junit nosuch/report.xml",
     ):
         assert main(["test", *arguments.split()]) == Exit.FAILED
     shown, complaint = capsys.readouterr()
-    assert shown.count("FAILED") == 6
+    assert shown.count("FAILED") == 8
+    assert "is a folder; name the files in it, as in *_test.yaml" in shown
+    assert "this is a file for promtool" in shown
+    assert "elsewhere_test.yaml:1: config\n        nosuch.yaml: cannot read the file" in shown
     assert "this is a configuration; name a file of tests, which has `config: tocsin.yaml` and `tests`" in shown
     assert "set it, for this test under `environment`" in shown
     assert complaint.splitlines() == [
@@ -176,12 +183,25 @@ def test_secret_files_and_variables_are_replaced(folder: Path) -> None:
 
 
 async def test_watch_runs_again_after_a_change(folder: Path) -> None:
+    """Of the tests, the configuration and an included file, also of one that was wrong."""
     command = [sys.executable, "-m", "tocsin", "test", "passes_test.yaml", "--watch"]
+    alert = "again: {source: warehouse, relation: late_orders, labels: [order_id], notify: [mail]}"
+    changes = (
+        ("more.yaml", alert.replace("labels", "lables"), "0 passed, 1 failed"),
+        ("more.yaml", alert, "2 passed"),
+        ("passes_test.yaml", PASSES + "    exp_none: [team]\n", "0 passed, 1 failed"),
+        ("passes_test.yaml", PASSES, "2 passed"),
+        ("tocsin.yaml", (folder / "tocsin.yaml").read_text(), "2 passed"),
+    )
+    (folder / "more.yaml").write_text(alert)
+    (folder / "tocsin.yaml").write_text(changes[-1][1] + "alert_files: [more.yaml]\n")
     with (folder / "out").open("w") as out, subprocess.Popen(command, stdout=out) as watching:  # noqa: ASYNC220
         try:
-            await until(lambda: "2 passed" in (folder / "out").read_text())
-            (folder / "tocsin.yaml").write_text((folder / "tocsin.yaml").read_text().replace("[order_id, c", "[c"))
-            await until(lambda: (folder / "out").read_text().count("2 passed") == 2)
+            await until(lambda: (folder / "out").read_text().count("waiting for a change") == 1)
+            for number, (name, text, outcome) in enumerate(changes, start=2):
+                (folder / name).write_text(text)
+                await until(lambda number=number: (folder / "out").read_text().count("waiting for a change") == number)
+                assert (folder / "out").read_text().splitlines()[-2].startswith(outcome)
         finally:
             watching.terminate()
 

@@ -101,7 +101,7 @@ def test_a_notification_is_repeated_with_its_id_after_a_kill(simulate: Callable[
 
 async def series(simulation: Simulation) -> str:
     await simulation.settle()
-    return await simulation.series()
+    return simulation.series()
 
 
 async def while_stopped(simulation: Simulation) -> None:

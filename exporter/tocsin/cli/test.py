@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,10 +33,10 @@ def command(chosen: Namespace) -> Exit:
     while True:
         if sys.stdout.isatty():
             print("\033[2J\033[H", end="")
-        before = _stamps(files)
+        before = _stamps(_dependencies(files))
         _run(files, chosen)
         print("waiting for a change; Ctrl-C ends", flush=True)
-        while _stamps(files) == before:
+        while _stamps(before) == before:
             time.sleep(_EVERY)
 
 
@@ -94,19 +94,22 @@ def _colours() -> Callable[[str, str], str]:
     return lambda text, _: text
 
 
-def _stamps(files: Sequence[Path]) -> dict[str, int]:
-    """When the files, and those of their configurations, were changed."""
-    return {str(path): _stamp(path) for file in files for path in (file, *_read(file))}
+def _dependencies(files: Iterable[Path]) -> set[Path]:
+    """The files, those of their configurations, and those in which something is wrong."""
+    found = {*files}
+    for file in files:
+        try:
+            tests = read(file)
+            found.add(tests.config)
+            found |= {Path(name) for name, _ in configuration(tests).places.lines.values()}
+        except ConfigError as error:
+            found |= {Path(one.file) for one in error.problems if one.file}
+    return found
 
 
-def _read(file: Path) -> Iterator[Path]:
-    """The files that a file of tests depends on."""
-    try:
-        tests = read(file)
-        yield tests.config
-        yield from sorted({Path(name) for name, _ in configuration(tests).places.lines.values()})
-    except ConfigError:
-        return
+def _stamps(files: Iterable[Path]) -> dict[Path, int]:
+    """When files were changed."""
+    return {file: _stamp(file) for file in files}
 
 
 def _stamp(path: Path) -> int:

@@ -54,13 +54,20 @@ class Page:
         started = self._clock()
         encode, content_type = _encoder(accept)
         gzip = _takes_gzip(accept_encoding)
-        for gauges in self._gauges.values():
-            gauges.advance(now)
+        blocks = self._blocks_at(now)
         own = _Collected(self.metrics.collect())
-        blocks = list(self._blocks())
         body = await asyncio.to_thread(_render, blocks, own, encode, gzip=gzip)
         self.metrics.exposition_seconds.set(self._clock() - started)
         return Scrape(body=body, content_type=content_type, content_encoding="gzip" if gzip else None)
+
+    def series(self, now: float) -> str:
+        """The gauges of the alerts alone, as they are at `now`."""
+        return b"".join(block.plain() for block in self._blocks_at(now)).decode()
+
+    def _blocks_at(self, now: float) -> list[Block]:
+        for gauges in self._gauges.values():
+            gauges.advance(now)
+        return list(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:
         families: dict[str, list[Gauges]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,8 +18,8 @@ from tocsin.config.loading import text_of
 from tocsin.config.problems import noun
 from tocsin.config.schema import DIALECT, REFERENCE, section, with_references
 from tocsin.config.validation import validate
-from tocsin.errors import ConfigError, Problem
-from tocsin.settings import Duration, Settings, invalid
+from tocsin.errors import ConfigError, Problem, Reason
+from tocsin.settings import Duration, Settings, duration_text, invalid
 from tocsin.silences import MatchersError
 from tocsin.silences import parse as parse_matchers
 
@@ -109,14 +109,14 @@ class ExpectedNotification(Expected):
 class ExpectedDeadLetter(Expected):
     """A notification that is given up."""
 
-    reason: str | None = None
+    reason: Reason | None = None
     """Why: `exhausted`, `expired`, `rejected`, ..."""
 
 
 class Step(Settings):
     """A moment of a test. First things happen, in the order of these keys; then what is expected is compared."""
 
-    at: Annotated[Duration, Field(le=_LONGEST)]
+    at: Duration
     """Time since the start of the test, at most 400 days. Steps are in order."""
     receivers: dict[str, Answers | list[Answers]] = Field(default_factory=dict)
     """Channel -> how its receiver answers from now on. A list is for the next requests, one each;
@@ -138,16 +138,30 @@ class Step(Settings):
     """Alert or relation -> all rows that are there now."""
     events: dict[str, Rows] = Field(default_factory=dict)
     """Alert on events -> events that happen."""
-    exp_series: dict[str, float | str] = Field(default_factory=dict)
+    exp_series: dict[str, float | str] = Field(default_factory=dict, min_length=1)
     """Series -> value, as `/metrics` has them. All series of the gauges that are named; `name: none` for no series."""
-    exp_notifications: dict[str, list[ExpectedNotification]] = Field(default_factory=dict)
+    exp_notifications: dict[str, list[ExpectedNotification]] = Field(default_factory=dict, min_length=1)
     """Channel -> everything that its receiver accepted since the step that expected something of it before, in any
     order."""
-    exp_none: list[str] | str = Field(default_factory=list)
+    exp_none: list[str] | str = Field(default_factory=list, min_length=1)
     """Channels whose receivers accepted nothing since the step that expected something of them before; `all`: those
-    that the alerts of the test notify."""
-    exp_dead_letters: dict[str, list[ExpectedDeadLetter]] = Field(default_factory=dict)
+    that the alerts of the test notify, without those under `exp_notifications`."""
+    exp_dead_letters: dict[str, list[ExpectedDeadLetter]] = Field(default_factory=dict, min_length=1)
     """Channel -> everything that was given up until now, in any order."""
+
+    @field_validator("at")
+    @classmethod
+    def _is_soon(cls, at: float) -> float:
+        if at > _LONGEST:
+            raise invalid("too_late", "must be at most {longest}", longest=duration_text(_LONGEST))
+        return at
+
+    @model_validator(mode="after")
+    def _expects_something_or_nothing(self) -> "Step":
+        for channel in self.silent or ():
+            if channel in self.exp_notifications:
+                raise invalid("expected_twice", "{name} is under exp_notifications, too", "exp_none", name=channel)
+        return self
 
     @field_validator("receivers")
     @classmethod
@@ -191,7 +205,9 @@ class Case(Settings):
         before = 0.0
         for number, step in enumerate(self.timeline):
             if step.at < before:
-                raise invalid("not_in_order", "is before the step above", "timeline", number, "at")
+                text: LiteralString = "{time} is before the step above, which is at {before}"
+                times = {"time": duration_text(step.at), "before": duration_text(before)}
+                raise invalid("not_in_order", text, "timeline", number, "at", **times)
             before = step.at
         if not any(step.expects for step in self.timeline):
             raise invalid("expects_nothing", "expects nothing; add exp_series, exp_notifications or exp_none")
@@ -253,13 +269,20 @@ class Tests:
 def read(path: Path, environ: Mapping[str, str] | None = None) -> Tests:
     """Read a file of tests. `environ`: variables in place of those that are set. Raises ConfigError with everything
     that is wrong with it."""
+    if path.is_dir():
+        raise ConfigError([_refused(path, f"is a folder; name the files in it, as in {path / '*_test.yaml'}")])
     text = text_of(path)
     if isinstance(text, Problem):
         raise ConfigError([text])
     document = parse(text, str(path), os.environ if environ is None else environ)
-    if isinstance(document.data, dict) and "tests" not in document.data and "sources" in document.data:
-        text = "this is a configuration; name a file of tests, which has `config: " + path.name + "` and `tests`"
-        raise ConfigError([Problem(code="no_tests", file=str(path), message=text)])
+    found = document.data.keys() if isinstance(document.data, dict) else ()
+    if "tests" not in found and "sources" in found:
+        text = f"this is a configuration; name a file of tests, which has `config: {path.name}` and `tests`"
+        raise ConfigError([_refused(path, text)])
+    if {"rule_files", "evaluation_interval"} & {*found}:
+        raise ConfigError(
+            [_refused(path, "this is a file for promtool; docs/testing.md says what is written here instead")]
+        )
     if document.data is None and not document.problems:
         document.report("empty_file")
     elif not isinstance(document.data, dict) and not document.problems:
@@ -270,6 +293,10 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Tests:
     if settings is None or problems:
         raise ConfigError(problems)
     return Tests(path=path, settings=settings, document=document)
+
+
+def _refused(path: Path, text: str) -> Problem:
+    return Problem(code="no_tests", file=str(path), message=text)
 
 
 def schema() -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _sent(expected: ExpectedNotification, attempt: Attempt, ids: Mapping[str, st
     if expected.attempts not in (None, attempt.number):
         yield Difference("attempts", str(expected.attempts), str(attempt.number))
     if expected.same_id_as is not None and (known := ids.get(expected.same_id_as, "")) != attempt.id:
-        yield Difference(f"same_id_as {expected.same_id_as}", known or "no notification has that name", attempt.id)
+        yield Difference("same_id_as", known or f"that of {expected.same_id_as}, which is missing", attempt.id)
 
 
 def recipients(request: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@
             await simulation.until(60)
             simulation.change("late_orders", [(1, row)])
             await simulation.settle()
-            print(await simulation.series(), simulation.receivers["team"].accepted)
+            print(simulation.series(), simulation.receivers["team"].accepted)
 
     virtual.run(script())
 
@@ -307,9 +307,9 @@ class Simulation:
         """Every attempt of every channel, in order."""
         return sorted((one for each in self.receivers.values() for one in each.attempts), key=lambda one: one.at)
 
-    async def series(self) -> str:
+    def series(self) -> str:
         """The gauges of the alerts, as Prometheus reads them; nothing while Tocsin does not run."""
-        return "" if self._life is None else await self._life.series()
+        return "" if self._life is None else self._life.series()
 
     async def dead_letters(self, channel: str) -> list[Record]:
         """The dead letters of a channel, in order."""

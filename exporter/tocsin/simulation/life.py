@@ -103,7 +103,6 @@ class Life:
         """Close the silences whose end has come, as `Runtime` does. Returns whether there were any."""
         return self.ledger is not None and bool(await self._outputs.close_silences(self.ledger))
 
-    async def series(self) -> str:
+    def series(self) -> str:
         """The gauges of the alerts, as Prometheus reads them."""
-        scrape = await self._page.scrape("", "", self._wall())
-        return b"".join(scrape.body[:-1]).decode()  # the last piece is Tocsin's own metrics
+        return self._page.series(self._wall())

@@ -53,7 +53,7 @@ def _mismatch(mismatch: Mismatch, failure: Failure) -> Iterator[str]:
         return
     number = f"expected {mismatch.number + 1} of {len(failure.expected)}"
     if mismatch.seen is None:
-        expected = failure.expected[mismatch.number].model_dump(exclude_unset=True, by_alias=True)
+        expected = failure.expected[mismatch.number].model_dump(mode="json", exclude_unset=True, by_alias=True)
         yield f"{number} is missing"
         yield from (f"  {line}" for line in _yaml(expected))
         return
@@ -98,7 +98,7 @@ def _without(value: Any, id_: str) -> Any:
 
 
 def _yaml(value: object) -> list[str]:
-    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100).splitlines()
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=70).splitlines()
 
 
 def summary(results: Sequence[Result], seconds: float) -> str:

@@ -82,7 +82,7 @@ def configuration(tests: Tests) -> Config:
         with instead_of_files(tests.settings.secret_files):
             return load(tests.config, {**os.environ, **tests.settings.environment})
     except ConfigError as error:
-        raise ConfigError([_with_fix(one) for one in error.problems]) from None
+        raise ConfigError([_with_fix(tests, one) for one in error.problems]) from None
 
 
 _FIXES = {
@@ -91,7 +91,10 @@ _FIXES = {
 }
 
 
-def _with_fix(found: Problem) -> Problem:
+def _with_fix(tests: Tests, found: Problem) -> Problem:
+    if found.code == "unreadable" and found.file == str(tests.config):
+        text = f"{found.file}: {found.message}; the path is relative to this file"
+        return replace(found, file=str(tests.path), path="config", line=tests.line("config"), message=text)
     return replace(found, message=found.message + _FIXES.get(found.code, ""))
 
 
@@ -173,15 +176,13 @@ class _Run:
     async def _happen(self, step: Step, place: str) -> None:
         simulation = self._simulation
         for name, answers in step.receivers.items():
-            if (receiver := simulation.receivers.get(name)) is None:
-                continue  # no alert of this test notifies it
+            receiver = simulation.receivers[name]
             receiver.answer = ACCEPTED if isinstance(answers, list) else answer(answers)
             receiver.following = deque(map(answer, answers) if isinstance(answers, list) else ())
         for name, state in step.sources.items():
-            if name in self._config.sources:
-                if state == "up_without_history":
-                    simulation.forget(name)
-                simulation.set_source(name, up=state != "down")
+            if state == "up_without_history":
+                simulation.forget(name)
+            simulation.set_source(name, up=state != "down")
         for name, silence in step.silences.items():
             if isinstance(silence, str):
                 await simulation.end_silence(name)
@@ -218,7 +219,7 @@ class _Run:
     async def _compare(self, step: Step, place: str) -> None:
         simulation = self._simulation
         if step.exp_series:
-            found = values(await simulation.series())
+            found = values(simulation.series())
             if wrong := compared_series(step.exp_series, found, self._tolerance):
                 self._fail(f"{place}.exp_series", step, "series", differences=wrong)
         for name, expected in step.exp_notifications.items():

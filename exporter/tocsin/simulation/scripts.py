@@ -1,6 +1,6 @@
 """A test put together with its configuration: names that exist, rows of one type, and the alerts that take part."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tocsin.alert import RowAlert
@@ -10,7 +10,7 @@ from tocsin.config.problems import dotted, suggestion
 from tocsin.errors import ConfigError, Problem
 from tocsin.model import Row
 from tocsin.silences import parse
-from tocsin.simulation.cases import Answers, AnswerSettings, Case, Rows, Tests
+from tocsin.simulation.cases import Answers, AnswerSettings, Case, Rows, Step, Tests
 from tocsin.simulation.comparing import SeriesError, moment, series, wanted
 from tocsin.simulation.receivers import Answer
 from tocsin.simulation.tables import Cell, TableError, Types, Written, fields, parsed
@@ -96,6 +96,8 @@ class Script:
         except TableError as error:
             self._report(place, str(error))
             return
+        if not read and what != "rows":
+            self._report(place, "there are no rows")
         self._written.setdefault(alert.name, []).append((what, place, names, read))
 
     def _watching(self, name: str, place: str) -> RowAlert | None:
@@ -154,44 +156,65 @@ class Script:
     # Names.
 
     def _check_names(self) -> None:
-        config = self._config
         for number, step in enumerate(self.case.timeline):
-            place = self.step(number)
-            for name in step.sources:
-                self._check(below(f"{place}.sources", name), "source", name, config.sources)
-            for name in step.events:
-                if name in config.row_alerts:
-                    self._report(below(f"{place}.events", name), "this alert is on rows; write them under insert")
-                else:
-                    self._check(below(f"{place}.events", name), "alert on events", name, config.event_alerts)
-                try:
-                    self.events(step.events[name])
-                except TableError as error:
-                    self._report(below(f"{place}.events", name), str(error))
-            for what in ("receivers", "exp_notifications", "exp_dead_letters"):
-                for name in getattr(step, what):
-                    if self._check(below(f"{place}.{what}", name), "channel", name, config.channels):
-                        self._check_level(below(f"{place}.{what}", name), what, name)
-            for name in step.silent or ():
-                self._check(f"{place}.exp_none", "channel", name, config.channels)
-            for name, answers in step.receivers.items():
-                if not isinstance(answers, list) and answer(answers).killed:
-                    self._report(below(f"{place}.receivers", name), "is for one request; write it as a list: [killed]")
-            self._check_series(place, step.exp_series)
+            self._check_happening(step, self.step(number))
+            self._check_expected(step, self.step(number))
         self._check_ids()
         self._check_process()
         self._check_silences()
 
+    def _check_happening(self, step: Step, place: str) -> None:
+        config, alerts = self._config, self.alerts
+        sources = {config.alerts[name].source for name in alerts}
+        channels = {name for name, one in config.channels.items() if not one.routes.keys().isdisjoint(alerts)}
+        for name in step.sources:
+            self._check_used(below(f"{place}.sources", name), "source", name, sources)
+        for name, answers in step.receivers.items():
+            at = below(f"{place}.receivers", name)
+            self._check_used(at, "channel", name, channels)
+            if not isinstance(answers, list) and answer(answers).killed:
+                self._report(at, "is for one request; write it as a list: [killed]")
+        for name, rows in step.events.items():
+            at = below(f"{place}.events", name)
+            if name in config.row_alerts:
+                self._report(at, "this alert is on rows; write them under insert")
+            else:
+                self._check(at, "alert on events", name, config.event_alerts)
+            try:
+                if not self.events(rows):
+                    self._report(at, "there are no events")
+            except TableError as error:
+                self._report(at, str(error))
+
+    def _check_expected(self, step: Step, place: str) -> None:
+        channels = self._config.channels
+        for what in ("exp_notifications", "exp_dead_letters"):
+            for name, expected in getattr(step, what).items():
+                at = below(f"{place}.{what}", name)
+                if self._check(at, "channel", name, channels):
+                    self._check_level(at, what, name)
+                for i, one in enumerate(expected):
+                    if one.alert is not None:
+                        self._check(f"{at}[{i}].alert", "alert", one.alert, self._config.alerts)
+        for name in step.silent or ():
+            self._check(f"{place}.exp_none", "channel", name, channels)
+        self._check_series(place, step.exp_series)
+
     def _check_ids(self) -> None:
-        """Check that the names of ids are given before, or in the same list."""
+        """Check that each name of an id is given once, before or in the same list."""
         known: set[str] = set()
         for number, step in enumerate(self.case.timeline):
             for channel, expected in step.exp_notifications.items():
-                known |= {one.named for one in expected if one.named is not None}
+                place = below(f"{self.step(number)}.exp_notifications", channel)
+                for i, one in enumerate(expected):
+                    if one.named in known:
+                        self._report(f"{place}[{i}].as", f"another notification has the name {one.named!r}")
+                    if one.named is not None:
+                        known.add(one.named)
                 for i, one in enumerate(expected):
                     if one.same_id_as is not None:
-                        place = below(f"{self.step(number)}.exp_notifications", channel)
-                        self._check(f"{place}[{i}].same_id_as", "id", one.same_id_as, dict.fromkeys(known))
+                        others = known - {one.named}
+                        self._check(f"{place}[{i}].same_id_as", "id", one.same_id_as, dict.fromkeys(others))
 
     def _check_process(self) -> None:
         runs = True
@@ -223,6 +246,11 @@ class Script:
         if name not in known:
             self._report(place, f"there is no {noun} {name!r}{suggestion(name, known)}")
         return name in known
+
+    def _check_used(self, place: str, noun: str, name: str, used: Collection[str]) -> None:
+        known: Mapping[str, object] = self._config.sources if noun == "source" else self._config.channels
+        if self._check(place, noun, name, known) and name not in used:
+            self._report(place, f"no alert of this test has the {noun} {name}")
 
     def _check_level(self, place: str, what: str, name: str) -> None:
         if what == "exp_dead_letters" and build.is_level(self._config.channels[name]):

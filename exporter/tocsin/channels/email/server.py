@@ -5,6 +5,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import TypeAlias, TypeVar
 
 import aiosmtplib
@@ -208,11 +209,18 @@ class Server:
         return Retry(Reason.RATE_LIMITED if limited else Reason.SERVER_ERROR, detail)
 
 
+@cache
+def _verifying() -> ssl.SSLContext:
+    """By the system's certificates. Made once: reading them takes a while."""
+    return ssl.create_default_context()
+
+
 def _context(config: Config) -> ssl.SSLContext | None:
-    """What is asked of the server's certificate. Made once: reading the system's certificates takes a while. Raises
-    OSError."""
+    """What is asked of the server's certificate. Raises OSError."""
     if config.security == "none":
         return None
+    if config.tls_ca is None and config.tls_verify:
+        return _verifying()
     context = ssl.create_default_context(cafile=config.tls_ca)
     if not config.tls_verify:
         context.check_hostname = False
