@@ -16,7 +16,7 @@ SECTIONS = {
     "Faults not repeated": 37,
     "The port": 14,
     "A ledger in PostgreSQL": 18,
-    "Tests of alerts": 10,
+    "Tests of alerts": 11,
     "Silences": 10,
     "The bad night": 7,
     "Explanations": 9,
