@@ -65,6 +65,8 @@ _FIXES = {
     SourceReason.TOO_LARGE: "reduce the rows of the view, or raise max_result_size",
     SourceReason.ROW_ERROR: "fix the row or the view's expression",
 }
+_CLOCK = re.compile(r"cannot materialize call to")
+_CLOCK_FIX = "a view may compare mz_now() with a column in its WHERE, and use no other clock"
 _BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 """Errors that psycopg raises itself, when the server gave no SQLSTATE, over a connection that works."""
 
@@ -93,7 +95,7 @@ def statement_error(
         primary + (f" ({extra})" if extra else ""),
         reason,
         server=server,
-        fix={**_FIXES, **fixes}.get(reason, ""),
+        fix=_CLOCK_FIX if _CLOCK.search(primary) else {**_FIXES, **fixes}.get(reason, ""),
         history=reason is not SourceReason.ROW_ERROR and not _TOO_OLD.search(primary),
     )
 

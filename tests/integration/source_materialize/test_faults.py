@@ -262,6 +262,7 @@ async def test_view_that_only_select_accepts_is_refused_by_check(double: Materia
     with pytest.raises(SourceError, match="cannot materialize call to current_timestamp") as refused:
         await asked.sample(Subject(relation=ORDERS))
     assert str(refused.value) == str(await error_of(asked, ORDERS))
+    assert "use no other clock" in refused.value.fix
     await gone(double)
 
 
