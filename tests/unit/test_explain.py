@@ -100,6 +100,11 @@ VERDICTS: dict[str, tuple[Facts, Verdict, Sequence[str]]] = {
         Verdict.FIRING,
         ["the alert is in error: db: relation late_orders does not exist", "nothing fires, changes or resolves"],
     ),
+    "the source of an event is in error": (
+        facts(alert=event_alert(), firing=None, status=status(State.ERROR, message="mq: connection refused", events=0)),
+        Verdict.UNSEEN,
+        ["mq: connection refused; no event is notified until that is over"],
+    ),
     "the source is tried again": (
         facts(status=status(State.ERROR, message="db: connection refused", next_attempt=NOW + 12)),
         Verdict.FIRING,

@@ -228,7 +228,8 @@ _FROZEN = frozenset({State.STARTING, State.ERROR, State.STALE})
 
 
 def _state(status: AlertStatus, now: float) -> Iterator[str]:
-    frozen = "nothing fires, changes or resolves until that is over"
+    stopped = "nothing fires, changes or resolves" if status.events is None else "no event is notified"
+    frozen = f"{stopped} until that is over"
     match status.state:
         case State.STARTING:
             yield f"the alert is starting: {status.message or 'there is no complete snapshot yet'}; {frozen}"
