@@ -36,14 +36,15 @@ class Choosable:
     """Settings that are written beside the answers."""
 
 
+def _by_secret(type_: str, what: str, name: str, question: str) -> Choosable:
+    """A channel that needs one setting, which is secret."""
+    return Choosable(type=type_, what=what, needs=(Needed(name=name, question=question, secret=True),))
+
+
 _SUBSCRIBERS = "Subscribers to notify, with commas"
 CHANNELS: Mapping[str, Choosable] = {
     "console": Choosable(type="console", what="a line on standard output"),
-    "webhook": Choosable(
-        type="webhook",
-        what="an HTTP request to any address",
-        needs=(Needed(name="url", question="Address of the webhook", secret=True),),
-    ),
+    "webhook": _by_secret("webhook", "an HTTP request to any address", "url", "Address of the webhook"),
     "novu": Choosable(
         type="novu",
         what="a workflow of Novu",
@@ -62,15 +63,11 @@ CHANNELS: Mapping[str, Choosable] = {
             Needed(name="to", question="Recipients, with commas", many=True),
         ),
     ),
-    "slack": Choosable(
-        type="apprise",
-        what="Slack, by the URL of an incoming webhook",
-        needs=(Needed(name="urls", question="URL of Slack's incoming webhook", secret=True),),
+    "slack": _by_secret(
+        "apprise", "Slack, by the URL of an incoming webhook", "urls", "URL of Slack's incoming webhook"
     ),
-    "apprise": Choosable(
-        type="apprise",
-        what="SMS and a hundred chats, by an URL of Apprise",
-        needs=(Needed(name="urls", question="URL of Apprise, as in tgram://token/chat", secret=True),),
+    "apprise": _by_secret(
+        "apprise", "SMS and a hundred chats, by an URL of Apprise", "urls", "URL of Apprise, as in tgram://token/chat"
     ),
     "alertmanager": Choosable(
         type="alertmanager",
