@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from tocsin.alert import RowAlert
@@ -16,8 +15,8 @@ from tocsin.model import Batch, Columns, Row
 from tocsin.pipeline.resume import definition
 from tocsin.recording.files import Overview
 from tocsin.recording.lines import Events, Item, Rows, State
-from tocsin.simulation.sources import Reachable, ScriptedEvents
-from tocsin.sources.base import EventSource, Source, Stream, Subject
+from tocsin.simulation.sources import Reachable, ScriptedEvents, ScriptedRows, following
+from tocsin.sources.base import EventSource, Source, Subject
 
 _DAY = 86400.0
 
@@ -40,6 +39,11 @@ class Feed:
         """Whether the rows are those after the first batch."""
         self._rows = _rows_of(first)
         self._readers: dict[asyncio.Queue[Batch | SourceError], int | None] = {}
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows that are there now."""
+        return list(self._rows.elements())
 
     def state(self, state: State) -> None:
         """The recording was interrupted, or the columns changed: go on with these rows."""
@@ -90,10 +94,7 @@ class Feed:
             self.open.set()
         try:
             while True:
-                following = await reader.get()
-                if isinstance(following, SourceError):
-                    raise following
-                yield following
+                yield await following(reader)
         finally:
             self._readers.pop(reader, None)
 
@@ -104,27 +105,6 @@ def _rows_of(state: State) -> Counter[Row]:
         for count, row in firing.counts:
             rows[row] += count
     return rows
-
-
-@dataclass(frozen=True, slots=True)
-class FeedRows(Source):
-    """A source of rows that were recorded."""
-
-    feeds: Mapping[Subject, Feed]
-
-    @asynccontextmanager
-    async def open(
-        self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[Stream]:
-        checked("")
-        feed = self.feeds[subject]
-        yield Stream(feed.columns, lambda: feed.batches(as_of))
-
-    async def describe(self, subject: Subject) -> Columns:
-        return self.feeds[subject].columns
-
-    async def sample(self, subject: Subject) -> Row | None:  # noqa: ARG002
-        return None
 
 
 class Feeds:
@@ -147,7 +127,8 @@ class Feeds:
         """The source in place of a configured one."""
         if config.name in self._events:
             return self._events[config.name]
-        return FeedRows({subject: feed for (name, subject), feed in self.rows.items() if name == config.name})
+        feeds = {subject: feed for (name, subject), feed in self.rows.items() if name == config.name}
+        return ScriptedRows(feeds, Reachable())
 
     async def preload(self, ledger: Ledger) -> None:
         """Write what fired when the recording began, so that what ends has the ids of the live run."""

@@ -4,12 +4,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Event, Row, Update
 from tocsin.sources.base import EventBatch, EventSource, EventStream, Source, Stream, Subject
 
+T = TypeVar("T")
 Delivery: TypeAlias = Literal["history", "readings", "changes"]
 """How a type of source delivers: `history`: changes, also those since the frontier (materialize); `readings`: the whole
 content each time (postgres, types of other packages); `changes`: the content when the subscription begins, then changes
@@ -21,6 +22,29 @@ _DELIVERIES: Mapping[str, Delivery] = {"materialize": "history", "kafka": "chang
 def delivery(kind: str) -> Delivery:
     """How a source of this type delivers its rows."""
     return _DELIVERIES.get(kind, "readings")
+
+
+class Watchable(Protocol):
+    """Rows that alerts watch."""
+
+    columns: Columns
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows that are there now."""
+        ...
+
+    def batches(self, as_of: int | None) -> AsyncIterator[Batch]:
+        """One subscription."""
+        ...
+
+
+async def following(queue: "asyncio.Queue[T | SourceError]") -> T:
+    """What comes next. Raises it if it is an error."""
+    item = await queue.get()
+    if isinstance(item, SourceError):
+        raise item
+    return item
 
 
 class Relation:
@@ -89,10 +113,7 @@ class Relation:
         self._streams.add(waiting)
         try:
             while True:
-                following = await waiting.get()
-                if isinstance(following, SourceError):
-                    raise following
-                yield following
+                yield await following(waiting)
         finally:
             self._streams.discard(waiting)
 
@@ -137,7 +158,7 @@ class Reachable:
 class ScriptedRows(Source):
     """A source of rows."""
 
-    def __init__(self, relations: Mapping[Subject, Relation], reachable: Reachable) -> None:
+    def __init__(self, relations: Mapping[Subject, Watchable], reachable: Reachable) -> None:
         self._relations = relations
         self._reachable = reachable
 
@@ -198,10 +219,8 @@ class _Events(EventStream):
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
-            following = await self.waiting.get()
-            if isinstance(following, SourceError):
-                raise following
-            yield EventBatch(events=following)
+            events: list[Event] = await following(self.waiting)
+            yield EventBatch(events=events)
 
     async def prepare(self, batch: EventBatch) -> None:
         """Nothing: there are no dead letters."""
