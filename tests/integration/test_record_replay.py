@@ -79,14 +79,20 @@ async def night(shop: Database, receiver: Receiver, tocsin: TocsinProcess) -> No
         await receiver.arrived(count + number)
 
 
-async def test_replay_notifies_what_the_live_run_did(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
-    """With the same ids, also of rows that fired before the recording began."""
-    whole, file = config(shop, receiver), tmp_path / "night.gz"
-    async with running(tmp_path, whole) as tocsin:
+async def recorded_night(shop: Database, receiver: Receiver, folder: Path) -> Path:
+    """The night in a file. Two rows fire before it."""
+    file = folder / "night.gz"
+    async with running(folder, config(shop, receiver)) as tocsin:
         await receiver.arrived(2)
         async with recording(tocsin, file):
             await night(shop, receiver, tocsin)
             await events_recorded(file)
+    return file
+
+
+async def test_replay_notifies_what_the_live_run_did(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
+    """With the same ids, also of rows that fired before the recording began."""
+    whole, file = config(shop, receiver), await recorded_night(shop, receiver, tmp_path)
     live = sent(receiver.requests[2:])
     assert [kind for _, kind, _ in live] == ["fired", "updated", "resolved", "fired", "event", "event"]
     assert await replayed(tmp_path, whole, file) == live
@@ -101,12 +107,7 @@ async def test_replay_notifies_what_the_live_run_did(shop: Database, receiver: R
 
 async def test_changed_alert_runs_over_the_same_rows(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
     """Under another name, with another key: the rows that were there when the recording began fire."""
-    whole, file = config(shop, receiver), tmp_path / "night.gz"
-    async with running(tmp_path, whole) as tocsin:
-        await receiver.arrived(2)
-        async with recording(tocsin, file):
-            await night(shop, receiver, tocsin)
-            await events_recorded(file)
+    file = await recorded_night(shop, receiver, tmp_path)
     changed = config(shop, receiver, key=["id", "customer"])
     changed["alerts"]["every"] = changed["alerts"].pop("late")
     kinds = [kind for channel, kind, _ in await replayed(tmp_path, changed, file, "--alert", "every")]
@@ -177,12 +178,7 @@ async def test_redacted_columns_are_in_no_byte_of_the_file(shop: Database, recei
 
 
 async def test_replay_sends_with_ids_and_ledger_of_its_own(shop: Database, receiver: Receiver, tmp_path: Path) -> None:
-    whole, file = config(shop, receiver), tmp_path / "night.gz"
-    async with running(tmp_path, whole) as tocsin:
-        await receiver.arrived(2)
-        async with recording(tocsin, file):
-            await night(shop, receiver, tocsin)
-            await events_recorded(file)
+    whole, file = config(shop, receiver), await recorded_night(shop, receiver, tmp_path)
     live = sent(receiver.requests)
     before = (tmp_path / "ledger.db").read_bytes()
     path = write(tmp_path / "replay.yaml", whole)
