@@ -208,6 +208,10 @@ def test_request_is_shown_while_the_receiver_is_down(shop: str, capsys: pytest.C
         (["--dsn", "DSN", "--relation", "broken"], "division by zero"),
         (["--dsn", "postgresql://127.0.0.1:1/x"], "refused"),
         (["--dsn", "postgresql://u:sesame-42@h:port/x"], "the port in the connection string"),
+        (
+            ["--dsn", "postgresql://127.0.0.1:1/x", "-o", "nowhere/t.yaml"],
+            "there is no folder nowhere",
+        ),
         ([], "name the server: --dsn"),
     ],
 )

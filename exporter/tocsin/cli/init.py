@@ -83,6 +83,11 @@ def _made(chosen: Namespace, *, asks: bool) -> Exit:
         say=say,
     )
     interview.check(given)
+    if chosen.output not in (None, "-"):  # before the server is asked
+        try:
+            terminal.writable(chosen.output)
+        except ValueError as error:
+            raise TocsinError(f"-o {chosen.output}: {error}") from None
     if asks:
         terminal.edit_lines()
         say(_GREETING)
