@@ -68,6 +68,14 @@ def translated(tmp_path: Path, data: object, *, by: Any = from_query_exporter) -
     return yaml.safe_load(text) if text else {}, notes
 
 
+@pytest.mark.parametrize("content", ["", "collectors: []", "alerts: {}"])
+def test_file_of_another_kind_is_refused_at_once(content: str, tmp_path: Path) -> None:
+    """Without a list of what it would have lost."""
+    (tmp_path / "other.yml").write_text(content)
+    with pytest.raises(TocsinError, match=r"other\.yml: has neither `target` nor `jobs`"):
+        from_sql_exporter.translated(str(tmp_path / "other.yml"))
+
+
 def test_database_of_query_exporter_becomes_a_source(tmp_path: Path) -> None:
     made, notes = translated(tmp_path, QUERY_EXPORTER)
     assert made["sources"]["db"] == {

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tocsin.errors import TocsinError
 from tocsin.init import others, schedule
 from tocsin.init.justwatch import translated as of_justwatch
 from tocsin.init.others import Section
@@ -97,6 +98,8 @@ def translated(file: str) -> tuple[str, Notes]:
     if isinstance(jobs, list) and any(isinstance(job, dict) and "connections" in job for job in jobs):
         return of_justwatch(data, file)
     found = others.validated(_File, data, file)
+    if found.target is None and not found.jobs:
+        raise TocsinError(f"{file}: has neither `target` nor `jobs`; name the main file of sql_exporter")
     notes = Notes()
     others.unknown_keys(found, "", notes)
     collectors = {one.collector_name: one for one in [*found.collectors, *_of_files(found, file, notes)]}
