@@ -80,6 +80,13 @@ def test_each_part_of_a_timeline_has_its_effect(capsys: pytest.CaptureFixture[st
     assert main(["test", "all_test.yaml"]) == Exit.OK, capsys.readouterr().out
 
 
+def test_silence_of_an_alertmanager_is_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    step = """{at: 0s, silences: {m: {matchers: 'id="1"', for: 1h}}, insert: {record: [{id: 1}]}, exp_none: all}"""
+    (folder / "pager_test.yaml").write_text(f"config: all.yaml\ntests: [{{name: a, timeline: [{step}]}}]\n")
+    assert main(["test", "pager_test.yaml"]) == Exit.FAILED
+    assert "no channel of this test is silenced: Alertmanager has silences of its own" in capsys.readouterr().out
+
+
 def test_what_runs_no_test_fails(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     (folder / "empty_test.yaml").touch()
     (folder / "none_test.yaml").write_text("config: tocsin.yaml\ntests: []\n")
@@ -153,6 +160,9 @@ def test_junit_has_suites_cases_and_failures(folder: Path) -> None:
     failure = root.find("testsuite/testcase[@name='Values, labels and texts']/failure")
     assert failure is not None
     assert "expected  16" in str(failure.text)
+    error = root.find("testsuite/testcase/error")
+    assert error is not None
+    assert str(error.get("message")).endswith("tests[0].timeline[1].at: 30s is before the step above, which is at 1m")
 
 
 def test_junit_is_xml_whatever_names_hold(folder: Path) -> None:

@@ -120,7 +120,8 @@ def junit(results: Sequence[Result]) -> bytes:
             case = ET.SubElement(suite, "testcase", named | place)
             if not one.passed:
                 text = _allowed("\n".join(lines(one)))
-                failure = ET.SubElement(case, "error" if one.problems else "failure", {"message": text.split("\n")[0]})
+                first = ": ".join(line.strip() for line in text.split("\n")[: 2 if one.problems else 1])
+                failure = ET.SubElement(case, "error" if one.problems else "failure", {"message": first})
                 failure.text = text
     written: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return written

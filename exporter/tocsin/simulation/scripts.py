@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tocsin.alert import RowAlert
 from tocsin.app import build
-from tocsin.config import Config
+from tocsin.config import ChannelConfig, Config
 from tocsin.config.problems import dotted, suggestion
 from tocsin.errors import ConfigError, Problem
 from tocsin.model import Row
@@ -61,6 +61,12 @@ class Script:
         shared = {(alert.source, alert.subject) for alert in found.values()}
         rows = [name for name, one in self._config.row_alerts.items() if (one.source, one.subject) in shared]
         return [name for name in self._config.alerts if name in rows or name in events]
+
+    @property
+    def _channels(self) -> dict[str, ChannelConfig]:
+        """The channels that these alerts notify."""
+        channels = self._config.channels.items()
+        return {name: one for name, one in channels if not one.routes.keys().isdisjoint(self.alerts)}
 
     def step(self, number: int) -> str:
         """The place of a step."""
@@ -164,9 +170,8 @@ class Script:
         self._check_silences()
 
     def _check_happening(self, step: Step, place: str) -> None:
-        config, alerts = self._config, self.alerts
-        sources = {config.alerts[name].source for name in alerts}
-        channels = {name for name, one in config.channels.items() if not one.routes.keys().isdisjoint(alerts)}
+        config, channels = self._config, self._channels
+        sources = {config.alerts[name].source for name in self.alerts}
         for name in step.sources:
             self._check_used(below(f"{place}.sources", name), "source", name, sources)
         for name, answers in step.receivers.items():
@@ -226,6 +231,7 @@ class Script:
 
     def _check_silences(self) -> None:
         alerts = [self._config.alerts[name] for name in self.alerts]
+        nothing_to_hold = all(build.is_level(one) for one in self._channels.values())
         labels = {"alertname"}.union(*({*one.labels, *one.static_labels} for one in alerts))
         ends: dict[str, float] = {}
         for number, step in enumerate(self.case.timeline):
@@ -235,6 +241,8 @@ class Script:
                     if self._check(place, "silence", name, ends) and ends[name] <= step.at:
                         self._report(place, f"it ended at {moment(ends[name])}")
                     ends[name] = step.at
+                elif nothing_to_hold:
+                    self._report(place, "no channel of this test is silenced: Alertmanager has silences of its own")
                 elif name in ends:
                     self._report(place, "a silence before has this name; choose another one")
                 else:
