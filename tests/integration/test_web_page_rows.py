@@ -104,6 +104,8 @@ async def test_silence_is_made_of_what_is_filtered_and_ended(tab: Tab, process: 
     await go(tab, "firing")
     await until_runs(tab, "document.querySelectorAll('.rows a.summary').length", 2)
     assert "silenced" not in await tab.text(".rows")
+    await go(tab, "silences?matchers=alertname%3Dlata")
+    await until_shows(tab, "#silence-preview", "Warning: no alert", "did you mean late?", "Matches nothing now.")
     await ledger.close()
 
 
