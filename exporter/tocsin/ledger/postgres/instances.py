@@ -119,11 +119,24 @@ def _another(others: Result, ours: Mapping[str, str]) -> str:
     run = "runs" if len(others.rows) == 1 else "run"
     if "copy" in ours:
         return f"{who} {run} the alerts"
-    differ = sorted(part for part in theirs.keys() | ours.keys() if theirs.get(part) != ours.get(part))
+    differ = differing(theirs, ours)
     if len(differ) > 4:
         differ[3:] = [f"{len(differ) - 3} more"]
     named = " and ".join([*filter(None, [", ".join(differ[:-1])]), differ[-1]])
     return f"{who} {run} another configuration ({named} {'differ' if len(differ) > 1 else 'differs'})"
+
+
+def differing(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """The parts in which two configurations differ, as they are called in the file.
+
+    `channels.hook.alerts` is what its alerts send through it: that of the channel, and over it what `notify` sets. It
+    is named, in words, only where no setting of the channel is, for the file has no such key.
+    """
+    found = {part for part in theirs.keys() | ours.keys() if theirs.get(part) != ours.get(part)}
+    routed = {part for part in found if part.startswith("channels.") and part.endswith(".alerts")}
+    channels = {part.removesuffix(".alerts") for part in routed}
+    alone = {one for one in channels if not any(part.startswith(f"{one}.") for part in found - routed)}
+    return sorted(found - routed) + [f"what `notify` sets for {one}" for one in sorted(alone)]
 
 
 def others(configuration: Mapping[str, str]) -> Job[str]:

@@ -52,7 +52,7 @@ function item({ channel, timeline }) {
         make("span", { class: "name" }, plain(channel.name)),
         !channel.type || channel.type === channel.name ? null : make("span", { class: "none" }, plain(channel.type)),
         tag(channel.state, TAGS[channel.state]), make("span", { class: "push" }, waiting)),
-      make("div", { class: "state" }, idle(channel) ? "Nothing was sent since the start." : WORDS[channel.state]),
+      make("div", { class: "state" }, idle(channel) ? "This process has sent nothing since its start." : WORDS[channel.state]),
       channel.message ? make("div", { class: TAGS[channel.state] === "bad" ? "why bad" : "why" }, plain(channel.message)) : null,
       make("div", { class: "facts" }, ...facts(channel), held,
         channel.dead ? make("a", { class: "bad", href: address("dead", [], { channel: channel.name }), "data-key": `dead ${channel.name}` }, plural(channel.dead, "dead letter")) : null),
