@@ -125,6 +125,19 @@ def test_mistyped_silence_is_made_with_a_warning(ids: list[str], capsys: pytest.
     assert err == ('warning: no alert of the configuration matches alertname="oder"; did you mean order?\n')
 
 
+def test_control_characters_of_a_silence_are_not_written_to_a_terminal(
+    ids: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ids
+    assert main(["silence", "add", 'alertname="or\x1b[31m"', "--for", "1h", "--reason", "a move"]) == Exit.OK
+    out, err = capsys.readouterr()
+    assert main(["silence", "end", out.split()[0]]) == Exit.OK
+    assert main(["silence", "list", "--all"]) == Exit.OK
+    listed = capsys.readouterr().out
+    assert "\x1b" not in out + err + listed
+    assert "ended 0 ago" not in listed
+
+
 def test_id_stays_in_one_line_of_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def _lines(found: Mapping[str, Any]) -> Lines:
     for text in (*found["because"], *found["unknown"]):
         yield 2, text
     if found["nearest"]:
-        yield from _nearest(found)
+        yield from keys_listed(found)
     if found["row"]:
         yield from _row(found)
     for route in found["routes"]:
@@ -85,12 +85,14 @@ def _lines(found: Mapping[str, Any]) -> Lines:
             yield 2, f"{step['at']}: {step['text']}" if step["at"] else sentence(step["text"])
 
 
-def _nearest(found: Mapping[str, Any]) -> Lines:
+def keys_listed(found: Mapping[str, Any]) -> Lines:
+    """The keys to ask about. Those that read alike, as an empty text and NULL do, are named by fingerprint."""
     heading = {"several": "keys that match", "alert": "keys to ask about"}.get(found["verdict"], "the nearest keys")
     yield from [(0, ""), (0, heading)]
-    for one in found["nearest"]:
-        key = " ".join(f"{name}={cell(text)}" for name, text in one["key"].items())
-        yield 2, f"{key}  ({one['phase']})" if one["phase"] else key
+    written = [" ".join(f"{name}={cell(text)}" for name, text in one["key"].items()) for one in found["nearest"]]
+    for key, one in zip(written, found["nearest"], strict=True):
+        alike = f"  {one['fingerprint']}" if written.count(key) > 1 else ""
+        yield 2, f"{key}{alike}  ({one['phase']})" if one["phase"] else f"{key}{alike}"
 
 
 def _row(found: Mapping[str, Any]) -> Lines:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, with_ledger
-from tocsin.cli.tables import cell, clock_time, table
+from tocsin.cli.tables import cell, clock_time, printable, table
 from tocsin.config import Config
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Filter, Ledger
@@ -41,7 +41,7 @@ async def _add(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     if chosen.json:
         print(views.text({**await _view(ledger, made), "preview": found.json(made.matchers)}))
         return Exit.OK
-    print(f"{made.id} holds back {made.matchers}")
+    print(f"{made.id} holds back {printable(str(made.matchers))}")
     begins = f"from {clock_time(made.starts_at)} " if made.state(ledger.now()) is State.PENDING else ""
     print(f"{begins}until {clock_time(made.ends_at)} ({duration_text(round(made.ends_at - made.starts_at))})")
     print(_sentence(found))
@@ -168,7 +168,7 @@ def _when(silence: Silence, now: float) -> str:
             return f"{_rounded(silence.ends_at - now)} left"
         case State.PENDING:
             return f"in {_rounded(silence.starts_at - now)}, for {_rounded(silence.ends_at - silence.starts_at)}"
-    return f"ended {_rounded(now - silence.ends_at)} ago"
+    return f"ended {_rounded(max(now - silence.ends_at, 1))} ago"
 
 
 def _rounded(seconds: float) -> str:
@@ -187,7 +187,7 @@ def _sentence(found: Matched) -> str:
 
 def _warn(found: Matched) -> None:
     for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
