@@ -82,6 +82,8 @@ class Client:
                     detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
                     return Rejected(Reason.REJECTED, redact(detail))
                 detail = f"cannot connect to {error.host}:{error.port}: {why_unreachable(error.os_error)}"
+            if isinstance(error, aiohttp.ClientResponseError):
+                detail = f"the answer is not HTTP: {error.message.partition(chr(10))[0].rstrip(':') or detail}"
             return Retry(Reason.CONNECTION, redact(detail))
 
     async def fetch(self, url: str, *, headers: Mapping[str, str], most: int) -> bytes | None:

@@ -1,5 +1,6 @@
 """Answers to webhooks, beyond the contract of every channel (tests/contract/test_channels.py)."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.waiting import until_some
 from support.webhooks import Hooks
 from tocsin.backoff import Backoff
 from tocsin.channels.base import Delivered, Rejected, Result, Retry
+from tocsin.channels.http import Client
 from tocsin.channels.webhook import Webhook
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
@@ -115,6 +117,19 @@ async def test_attempts_end_in_a_dead_letter(
     [id_] = await outbox.fire("1")
     assert (await dead_letter(outbox, id_)).endswith(outcome)
     assert len(hook.receiver.requests) == calls
+
+
+async def test_answer_that_is_not_http_is_said_in_one_line() -> None:
+    async def answered(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00\xffgarbage\r\n\r\n")
+        writer.close()
+
+    client = Client(5.0, time.time)
+    async with await asyncio.start_server(answered, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        result = await client.request("POST", url, headers={}, redact=str)
+        await client.close()
+    assert result == Retry(Reason.CONNECTION, "the answer is not HTTP: Bad status line")
 
 
 async def test_third_call_delivers_after_two_429(outbox: DispatcherHarness, hook: Hooks) -> None:
