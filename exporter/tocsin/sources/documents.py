@@ -87,7 +87,8 @@ def _value(document: bytes | str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON: {error.msg} at character {error.pos}") from None
+        place = f" at character {error.pos}" if error.doc else ""  # that of a number is not known
+        raise ValueError(f"it is not JSON: {error.msg}{place}") from None
     except ValueError:  # Python's limit of digits
         raise ValueError("it has a number that is too long") from None
 
