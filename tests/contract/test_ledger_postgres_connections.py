@@ -104,3 +104,14 @@ async def test_process_lost_while_it_starts_holds_up_no_other(
             await (await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))).close()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+
+
+async def test_processes_that_start_together_make_the_tables_once(database: Database) -> None:
+    """Both find none, and wait for each other."""
+    async with await psycopg.AsyncConnection.connect(database.dsn) as holder:
+        await holder.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
+        server = LedgerServer(dsn=SecretStr(database.dsn))
+        starting = [asyncio.create_task(open_ledger(server)) for _ in range(2)]
+        await until_equal(lambda: database.run(_WAITS), [(2,)], "both wait for the lock")
+    for one in starting:
+        await (await one).close()

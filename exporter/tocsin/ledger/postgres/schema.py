@@ -316,11 +316,13 @@ async def _locked_version(db: PgConnection, server: LedgerServer) -> int:
 
 async def _version(db: PgConnection, server: LedgerServer) -> int:
     """The version of the tables; 0: there are none. Raises LedgerError for a newer one."""
-    name = sql.SQL("{}.ledger").format(sql.Identifier(server.namespace)).as_string(None)
-    cursor = await db.execute("SELECT to_regclass(%s)", (name,))
-    if (row := await cursor.fetchone()) is None or row[0] is None:
+    # Not to_regclass: within a transaction it may go on missing a table that another one has just made.
+    found = await db.execute(
+        "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'ledger'", (server.namespace,)
+    )
+    if not found.rowcount:
         return 0
-    cursor = await db.execute(f"SELECT version FROM {name}")  # noqa: S608 - quoted
+    cursor = await db.execute(sql.SQL("SELECT version FROM {}.ledger").format(sql.Identifier(server.namespace)))
     row = await cursor.fetchone()
     version = 0 if row is None else int(row[0])
     if version > len(MIGRATIONS):
