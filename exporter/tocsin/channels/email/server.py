@@ -5,7 +5,6 @@ import contextlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
 from typing import TypeAlias, TypeVar
 
 import aiosmtplib
@@ -50,7 +49,8 @@ class Server:
         self._port = config.port or DEFAULT_PORTS[config.security]
         self._redact = redact
         self._hello = config.hello
-        self._context = _context(config)
+        # A file that is named may be wrong, which is to be known at once. Those of the system are read when needed.
+        self._context = None if config.tls_ca is None else _context(config)
         self._idle: dict[aiosmtplib.SMTP, asyncio.TimerHandle] = {}
         self._quitting: set[asyncio.Task[None]] = set()
 
@@ -160,6 +160,8 @@ class Server:
 
     async def _open(self) -> aiosmtplib.SMTP:
         config = self._config
+        if self._context is None:
+            self._context = _context(config)
         smtp = aiosmtplib.SMTP(
             hostname=config.host,
             port=self._port,
@@ -209,18 +211,10 @@ class Server:
         return Retry(Reason.RATE_LIMITED if limited else Reason.SERVER_ERROR, detail)
 
 
-@cache
-def _verifying() -> ssl.SSLContext:
-    """By the system's certificates. Made once: reading them takes a while."""
-    return ssl.create_default_context()
-
-
 def _context(config: Config) -> ssl.SSLContext | None:
-    """What is asked of the server's certificate. Raises OSError."""
+    """What is asked of the server's certificate. Reading the certificates takes a while. Raises OSError."""
     if config.security == "none":
         return None
-    if config.tls_ca is None and config.tls_verify:
-        return _verifying()
     context = ssl.create_default_context(cafile=config.tls_ca)
     if not config.tls_verify:
         context.check_hostname = False
