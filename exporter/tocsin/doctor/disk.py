@@ -73,7 +73,7 @@ def free(path: Path, left: int, files: int | None) -> Finding:
     if files == 0:
         return report.error(f"{words}, but no more files can be made: Tocsin cannot start", "remove files")
     if left < _FULL:
-        return report.error(f"{words}: the disk is full, so nothing can be notified", fix)
+        return report.error(f"{words}: the disk is full as soon as a batch is large, and then nothing is notified", fix)
     if left < max(_LEAST_FREE, size):
         return report.warning(f"{words}: a full disk stops all notifications until there is room", fix)
     return report.ok(words)
