@@ -12,6 +12,7 @@ from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Attempt, Line, Record, Status
 from tocsin.model import Column, Columns, Kind, Row, fingerprint
 from tocsin.pipeline.routing import Route
+from tocsin.silences import Silence, parse
 from tocsin.silences.ending import Held
 from tocsin.sources.base import Subject
 
@@ -20,6 +21,9 @@ NOW = START / 1000 + 120
 KEY = fingerprint("late", ["17"])
 COLUMNS: Columns = (Column(name="id", oid=23), Column(name="customer", oid=25))
 ROW: Row = ("17", "Ann")
+SILENCE = Silence(
+    id="s1", matchers=parse('customer="Ann"'), starts_at=0.0, ends_at=NOW + 600, reason="a move", by="ann"
+)
 _COMMON: dict[str, Any] = {
     "name": "late",
     "source": "db",
