@@ -38,6 +38,17 @@ async def test_next_waits_for_what_is_dropped_while_it_is_sent(ledger: Ledger) -
     assert (await ledger.claim("hook", 10)).heads == [second]
 
 
+async def test_dropped_and_retried_one_is_sent_at_once(ledger: Ledger, clock: Clock) -> None:
+    """Whenever its next attempt was due, as after a clock that was set back."""
+    (notification,) = await fired(ledger, "1")
+    await ledger.claim("hook", 10)
+    await ledger.settle([settlement(notification, Status.PENDING, not_before=clock.now + 18_000)])
+    assert not (await ledger.claim("hook", 10)).heads
+    assert await ledger.drop([notification.id]) == 1
+    assert await ledger.retry([notification.id]) == 1
+    assert [one.id for one in (await ledger.claim("hook", 10)).heads] == [notification.id]
+
+
 async def test_repeated_settlement_is_one_attempt(ledger: Ledger, clock: Clock) -> None:
     """A dispatcher that was stopped while it wrote cannot know whether that succeeded, and writes again."""
     (notification,) = await fired(ledger, "1")

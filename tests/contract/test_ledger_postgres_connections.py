@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from support.postgres import Database
 from support.tcp_proxy import TcpProxy
-from support.waiting import SOON, until_equal
+from support.waiting import SOON, seen, until_equal
 from tocsin.ledger.postgres import LedgerServer, open_ledger
-from tocsin.ledger.postgres.connection import Link
+from tocsin.ledger.postgres.connection import Link, begin
 from tocsin.postgres import PgConnection
 
 
@@ -104,6 +104,27 @@ async def test_process_lost_while_it_starts_holds_up_no_other(
             await (await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))).close()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+
+
+async def test_process_paused_while_it_makes_the_tables_tries_again(database: Database) -> None:
+    """For so long that the server has ended its transaction, which others wait for."""
+    with psycopg.connect(database.dsn) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
+        starting = asyncio.create_task(open_ledger(LedgerServer(dsn=SecretStr(database.dsn), connect_timeout=1.0)))
+        await until_equal(lambda: database.run(_WAITS), [(1,)], "it waits for the lock")
+        [(waiting,)] = await database.run(_WAITS.replace("count(*)", "pid"))
+        holder.rollback()
+        holder.autocommit = True
+        left = "SELECT FROM pg_stat_activity WHERE pid = %s"
+        seen(lambda: not holder.execute(left, (waiting,)).rowcount, "its transaction is ended")
+    await (await starting).close()
+
+
+async def test_lost_command_holds_what_it_has_locked_for_seconds(database: Database) -> None:
+    """So that a process does not wait for it until its own transactions time out."""
+    for statement in begin(LedgerServer(dsn=SecretStr(database.dsn)))[1:]:
+        await database.run(statement.replace("SET LOCAL", "SET"))
+    assert await database.run("SHOW idle_in_transaction_session_timeout") == [("10s",)]
 
 
 async def test_processes_that_start_together_make_the_tables_once(database: Database) -> None:

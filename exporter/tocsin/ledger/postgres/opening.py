@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.clock import ServerClock
@@ -139,7 +139,7 @@ async def _joined(
                 reached = True
             found = await try_to_join(link, server, configuration(), address)
         # The server starts, say; or this process was paused in the middle.
-        except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout, OSError) as error:
+        except (psycopg.OperationalError, OSError) as error:
             found = ledger_error(error, server)
             if found.reason is LedgerReason.UNREADABLE and not reached:
                 raise found from None
