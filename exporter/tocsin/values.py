@@ -38,8 +38,6 @@ import psycopg
 from psycopg.adapt import AdaptersMap, Buffer, Loader, Transformer
 from psycopg.postgres import types as postgres_types
 from psycopg.pq import Format
-from psycopg.types import TypeInfo
-from psycopg.types.numeric import IntLoader
 from psycopg.types.string import TextLoader
 
 from tocsin.model import Column, Columns, Row
@@ -48,7 +46,8 @@ MAX_DEPTH = 100
 """Lists and objects nested deeper than this stay text, so that no later step can run out of stack."""
 
 FIRST_OWN_TYPE = 16384
-"""Type numbers from here on are not PostgreSQL's own: Materialize's, extensions' or users'."""
+"""Type numbers from here on are not PostgreSQL's own. Each server gives them to other types: Materialize to its own,
+PostgreSQL to whatever an extension or a user creates next."""
 
 
 def typed(column: Column, text: str | None) -> object:
@@ -91,7 +90,7 @@ def jsonable(value: object) -> Any:
     return str(value)
 
 
-NUMERIC = frozenset({16, 20, 21, 23, 26, 700, 701, 1082, 1114, 1184, 1186, 1700, 16460, 16462, 16464, 16552})
+NUMERIC = frozenset({16, 20, 21, 23, 26, 700, 701, 1082, 1114, 1184, 1186, 1700})
 """The types that `number` reads: numbers, booleans, and moments and spans as seconds."""
 
 
@@ -191,8 +190,6 @@ _PARSED = (
 )
 _TEXTS = ("text", "varchar", "bpchar", "name", '"char"', "interval")
 """Types whose values stay text."""
-_UNSIGNED = {"uint2": 16460, "uint4": 16462, "uint8": 16464, "mz_timestamp": 16552}
-"""Materialize's own integers, from the row descriptions of a live server. The number of the array is one more."""
 
 
 @cache
@@ -202,10 +199,6 @@ def _loaders() -> Mapping[int, Callable[[bytes], object]]:
     for name, loader in {"bool": _Boolean, "json": _Json, "jsonb": _Json, "interval": TextLoader}.items():
         context.adapters.register_loader(name, loader)
     infos = [postgres_types[name] for name in _PARSED + _TEXTS]
-    for name, oid in _UNSIGNED.items():
-        infos.append(TypeInfo(name, oid, oid + 1))
-        infos[-1].register(context)
-        context.adapters.register_loader(oid, IntLoader)
     oids = [info.oid for info in infos if info.name not in _TEXTS] + [info.array_oid for info in infos]
     transformer = Transformer(context)
     return {oid: transformer.get_loader(oid, Format.TEXT).load for oid in oids}

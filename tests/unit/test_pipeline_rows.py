@@ -353,10 +353,16 @@ class TypedSource(ScriptedSource):
 
 
 @pytest.mark.parametrize(
-    ("oid", "name"), [(25, "text"), (16_385, "shop.urgency"), (16_999, "number 16999"), (1186, ""), (1700, "")]
+    ("oid", "name"),
+    [
+        *((25, "text"), (1007, "int4[]"), (1186, ""), (1700, "")),
+        *((oid, "shop.urgency") for oid in (16_385, 16_460, 16_462, 16_464, 16_552)),
+        (16_999, "number 16999"),
+    ],
 )
 async def test_value_of_another_type_is_refused(tmp_path: Path, oid: int, name: str) -> None:
-    """Where the server declares types. Also if it does not say what they are called."""
+    """Where the server declares types. Also if it does not say what they are called, and if the number of a user's type
+    is that of one that only Materialize has."""
     source = TypedSource()
     source.columns = (*COLUMNS, Column(name="total", oid=oid))
     source.put(replace(SNAPSHOT, updates=[(10, 1, ("1", "5"))]))

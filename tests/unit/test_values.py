@@ -15,6 +15,7 @@ from support.materialize.protocol import column as column_of
 from tocsin import values
 from tocsin.model import Column
 from tocsin.sources.documents import lines, parsed, row_of
+from tocsin.sources.materialize import with_known_types
 from tocsin.values import jsonable, number, reader, typed
 
 RECORDING = Path(__file__).parents[1] / "recordings" / "materialize" / "types_text.jsonl"
@@ -39,10 +40,10 @@ def recorded_row() -> list[str | None]:
 
 def value(type_name: str, text: str | None) -> object:
     try:
-        oid = postgres.types.get_oid(type_name)
+        column = Column(name="c", oid=postgres.types.get_oid(type_name))
     except KeyError:  # a type of Materialize
-        oid = column_of("c", type_name).oid
-    return typed(Column(name="c", oid=oid), text)
+        [column] = with_known_types([Column(name="c", oid=column_of("c", type_name).oid)])
+    return typed(column, text)
 
 
 @pytest.mark.parametrize("line", VALUES)
@@ -81,6 +82,12 @@ def test_deeply_nested_text_stays_text(type_name: str, text: str) -> None:
 )
 def test_values_of_templates_have_json(value: object, expected: object) -> None:
     assert jsonable(value) == expected
+
+
+@pytest.mark.parametrize("oid", [16_460, 16_462, 16_464, 16_552])
+def test_value_of_a_users_type_stays_text_whatever_its_number(oid: int) -> None:
+    """In PostgreSQL, a type that a user makes has the next number, which may be that of an integer of Materialize."""
+    assert typed(Column(name="code", oid=oid), "007") == "007"
 
 
 def test_row_is_read_by_column_name() -> None:

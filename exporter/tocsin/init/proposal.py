@@ -11,8 +11,9 @@ from math import prod
 from tocsin.init.definition import clocked
 from tocsin.init.facts import Facts
 from tocsin.model import Row
+from tocsin.values import FIRST_OWN_TYPE
 
-_INTEGERS = frozenset({20, 21, 23, 26, 16460, 16462, 16464})
+_INTEGERS = frozenset({20, 21, 23, 26})
 _FRACTIONS = frozenset({700, 701, 1700})
 _TEXTS = frozenset({18, 19, 25, 1042, 1043, 16, 2950, 869})
 """Text, booleans, UUIDs and addresses."""
@@ -82,7 +83,7 @@ class _Column:
     @property
     def is_text(self) -> bool:
         # Numbers beyond PostgreSQL's own types are mostly enums.
-        return self.oid in _TEXTS or (self.oid >= 16384 and self.oid not in _INTEGERS)
+        return self.oid in _TEXTS or self.oid >= FIRST_OWN_TYPE
 
     @property
     def cost(self) -> int | None:

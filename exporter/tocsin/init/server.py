@@ -17,7 +17,7 @@ from tocsin.model import Row
 from tocsin.postgres import name_parts
 from tocsin.postgres import relation as identifier
 from tocsin.sources.base import Subject
-from tocsin.sources.materialize import try_subscribe
+from tocsin.sources.materialize import try_subscribe, with_known_types
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import PostgresConfig
 from tocsin.sources.wire import Wire, connect
@@ -92,7 +92,7 @@ async def facts(server: PostgresConfig, relation: Relation) -> Facts:
         later = await asking.rows(select, _READ_SECONDS)
         found = Facts(
             relation=relation,
-            columns=columns,
+            columns=with_known_types(columns) if asking.kind == "materialize" else columns,
             rows=tuple(rows),
             later=tuple(later),
             complete=len(rows) < MOST_ROWS,

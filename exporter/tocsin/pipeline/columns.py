@@ -57,7 +57,7 @@ async def unfit_type(
         return ""
     known = postgres_types.get(oid)
     if known is not None:
-        return known.name
+        return known.name if oid == known.oid else f"{known.name}[]"
     with suppress(SourceError):
         if isinstance(source, Typed):
             return await source.type_name(oid)

@@ -17,15 +17,17 @@ and its stream ends without a later progress row. A lost replica is only silence
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import psycopg
 from psycopg import sql
+from psycopg.postgres import types
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.model import Batch, Columns, Row, Update
+from tocsin.model import Batch, Column, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
 from tocsin.sources.identity import Identity, IdentityCheck, Subscription, identity
@@ -38,6 +40,9 @@ _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""
 _PREFIX = ("mz_timestamp", "mz_progressed", "mz_diff")
 """Each line: time, progressed (t: nothing earlier will come), diff (+1 row added, -1 removed), then the columns."""
+_INTEGERS = (16460, 16462, 16464, 16552)
+"""uint2, uint4, uint8 and mz_timestamp, as a live server numbers them. The array of each has the next number."""
+_KNOWN = dict.fromkeys(_INTEGERS, types["int8"].oid) | {oid + 1: types["int8"].array_oid for oid in _INTEGERS}
 
 
 def build(name: str, config: Config) -> "Materialize":
@@ -243,4 +248,10 @@ def _target(subject: Subject) -> sql.Composable:
 
 def _relation_columns(described: Columns) -> Columns:
     assert tuple(column.name for column in described[:3]) == _PREFIX
-    return described[3:]
+    return with_known_types(described[3:])
+
+
+def with_known_types(columns: Iterable[Column]) -> Columns:
+    """Materialize's own integers as `bigint`, which reads the text of each: in PostgreSQL, any type that a user makes
+    may have one of their numbers."""
+    return tuple(replace(column, oid=_KNOWN.get(column.oid, column.oid)) for column in columns)
