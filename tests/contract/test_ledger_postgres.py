@@ -5,6 +5,7 @@ import os
 import socket
 from dataclasses import replace
 
+import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -18,6 +19,7 @@ from support.waiting import SOON, until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, listed, open_ledger, schema, verify
+from tocsin.ledger.postgres.connection import Link, sessions_of
 from tocsin.ledger.postgres.membership import Membership
 
 
@@ -173,6 +175,41 @@ async def test_namespaces_share_a_database(database: Database) -> None:
         await ledger.close()
 
 
+async def test_end_of_a_process_ends_no_session_of_another_namespace(database: Database) -> None:
+    """Each namespace counts its processes from one, and the server shortens and replaces what a session is called."""
+    ours, theirs = (at(database).model_copy(update={"namespace": letter * 30 + "%s"}) for letter in "\u00e4\u00f6")
+    name = sessions_of(theirs, 1, "writer")
+    other = await psycopg.AsyncConnection.connect(make_conninfo(database.dsn, application_name=name))
+    former = await open_ledger(ours)
+    link = Link(ours, sessions=sessions_of(ours, await killed(former), "writer"))
+    await link.get()  # ends what a lost connection of the process has left
+    await link.close()
+    follower = await open_ledger(ours)
+    assert isinstance(follower.sharing, Membership)
+    await until(lambda: [one.epoch for one in follower.sharing.instances] == [2], "the former one is ended")
+    await other.execute("SELECT")  # as before
+    await other.close()
+    for ledger in (former, follower):
+        await ledger.close()
+
+
+async def test_host_of_any_name_runs_alerts(server: LedgerServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads a name that is not UTF-8 as halves of surrogate pairs, which no database takes."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "caf\udce9")
+    ledger = await open_ledger(server)
+    assert [one.name for one in await listed(server)] == [f"process {os.getpid()} on caf?"]
+    await ledger.close()
+
+
+async def test_encoding_that_lacks_characters_is_refused(database: Database) -> None:
+    name = f"{conninfo_to_dict(database.dsn)['dbname']}_latin1"
+    await database.run(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    server = LedgerServer(dsn=SecretStr(make_conninfo(database.dsn, dbname=name)))
+    for problem in (str(await refusal(server)), *await verify(server)):
+        assert "is LATIN1, which lacks most characters; create one with `CREATE DATABASE ... ENCODING 'UTF8'" in problem
+    await database.run(f"DROP DATABASE {name}")
+
+
 async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, database: Database) -> None:
     """Fails without the lease at the end of each transaction."""
     former = await open_ledger(server)
@@ -195,7 +232,7 @@ async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, data
 async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer, database: Database) -> None:
     former = await open_ledger(server)
     await former.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
-    name = f"tocsin {await killed(former)} tocsin"
+    name = sessions_of(server, await killed(former), "writer")
     paused = await psycopg.AsyncConnection.connect(make_conninfo(database.dsn, application_name=name))
     await paused.execute("UPDATE tocsin.alerts SET frontier = 11")  # in the middle of a transaction
     ledger = await open_ledger(server)
@@ -245,17 +282,16 @@ async def test_claims_of_one_that_was_killed_are_recovered(server: LedgerServer,
     await ledger.close()
 
 
-async def test_lost_connections_are_made_again(server: LedgerServer, database: Database) -> None:
-    """A commit without an answer may have been written, so it is written again, and once."""
+async def test_connections_lost_while_idle_are_made_again(server: LedgerServer, database: Database) -> None:
+    """As `idle_session_timeout` of the role, a pooler or a restart ends them. No call notices it."""
     ledger = await open_ledger(server)
     batch = commit([transition("1")], saved=[firing("1")])
     assert len(await ledger.commit(batch)) == 1
-    await database.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+    ended = await database.run(
+        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         " AND pid <> pg_backend_pid()"
     )
-    with pytest.raises(LedgerError):
-        await ledger.commit(batch)
+    await until(lambda: not any(psutil.pid_exists(pid) for pid, _ in ended), "the server has ended them")
     assert await ledger.commit(batch) == []
     assert len(await ledger.commit(replace(batch, transitions=commit([transition("2")]).transitions))) == 1
     assert len(await ledger.find(Filter())) == 2

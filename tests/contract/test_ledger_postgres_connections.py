@@ -13,7 +13,7 @@ from support.postgres import Database
 from support.tcp_proxy import TcpProxy
 from support.waiting import SOON, seen, until_equal
 from tocsin.ledger.postgres import LedgerServer, open_ledger
-from tocsin.ledger.postgres.connection import Link, begin
+from tocsin.ledger.postgres.connection import Link, begin, in_settings
 from tocsin.postgres import PgConnection
 
 
@@ -127,8 +127,11 @@ async def test_lost_command_holds_what_it_has_locked_for_seconds(database: Datab
     assert await database.run("SHOW idle_in_transaction_session_timeout") == [("10s",)]
 
 
-async def test_processes_that_start_together_make_the_tables_once(database: Database) -> None:
-    """Both find none, and wait for each other."""
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+async def test_processes_that_start_together_make_the_tables_once(database: Database, isolation: str) -> None:
+    """Both find none, and wait for each other. `isolation`: the default of the database."""
+    name = conninfo_to_dict(database.dsn)["dbname"]
+    await database.run(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
     async with await psycopg.AsyncConnection.connect(database.dsn) as holder:
         await holder.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
         server = LedgerServer(dsn=SecretStr(database.dsn))
@@ -136,3 +139,16 @@ async def test_processes_that_start_together_make_the_tables_once(database: Data
         await until_equal(lambda: database.run(_WAITS), [(2,)], "both wait for the lock")
     for one in starting:
         await (await one).close()
+
+
+async def test_defaults_of_the_role_do_not_change_updates_of_tables(database: Database) -> None:
+    """A timeout of the role would end a migration of large tables each time."""
+    name = conninfo_to_dict(database.dsn)["dbname"]
+    await database.run(f"ALTER DATABASE {name} SET statement_timeout = '29s'")
+    server = LedgerServer(dsn=SecretStr(database.dsn))
+    link = Link(server)
+    connection = await link.get()
+    async with in_settings(connection, server):
+        cursor = await connection.execute("SHOW statement_timeout")
+        assert await cursor.fetchone() == ("1min",)
+    await link.close()

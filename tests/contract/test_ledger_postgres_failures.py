@@ -193,13 +193,25 @@ async def test_transaction_that_the_server_rolls_back_is_tried_again(database: D
 
 
 async def test_defaults_of_the_role_do_not_change_transactions(database: Database, role: str) -> None:
-    for setting in ("default_transaction_isolation = serializable", "default_transaction_deferrable = on"):
+    for setting in (
+        "default_transaction_isolation = serializable",
+        "default_transaction_deferrable = on",
+        "standard_conforming_strings = off",
+        "search_path = nowhere",
+        "TimeZone = 'Australia/Lord_Howe'",
+        "IntervalStyle = sql_standard",
+        "extra_float_digits = -15",  # times would be read as 2e+09
+    ):
         await database.run(f"ALTER ROLE {role} SET {setting}")
     ledgers = [
         await open_ledger(as_role(database, role)),
         await open_ledger(as_role(database, role), runs_alerts=False),
     ]
-    assert len(await fired(ledgers[0], "1")) == 1
+    assert abs(ledgers[0].now() - time.time()) < 60
+    await ledgers[0].turn("hook", 0.5)
+    assert len(await fired(ledgers[0], "back\\slash")) == 1
+    [stored] = await ledgers[1].find(Filter())
+    assert abs(stored.created_at - time.time()) < 60
     for ledger in ledgers:
         await ledger.close()
 

@@ -12,7 +12,7 @@ from tocsin.postgres.connections import (
     within,
 )
 from tocsin.postgres.names import MAX_NAME, code, derived_name, granted, name_parts, relation, script
-from tocsin.postgres.pool import Pool
+from tocsin.postgres.pool import Pool, still_works
 from tocsin.postgres.settings import (
     BEGIN,
     OUTPUT,
@@ -51,6 +51,7 @@ __all__ = [
     "parsed",
     "relation",
     "script",
+    "still_works",
     "within",
     "without_password",
 ]

@@ -57,7 +57,7 @@ class Pool:
         """An idle connection that works: the one used last. Closes those that do not."""
         while self._idle:
             connection = self._idle.pop()
-            if _works(connection):
+            if still_works(connection):
                 return connection
             await close(connection)
         return None
@@ -76,7 +76,7 @@ class Pool:
         return connection
 
 
-def _works(connection: PgConnection) -> bool:
+def still_works(connection: PgConnection) -> bool:
     """Whether an idle connection is in no transaction, and the server has not ended it, as far as is known without
     asking."""
     pgconn = connection.pgconn

@@ -1,8 +1,10 @@
 """A connection to the ledger's database, and its errors as LedgerErrors."""
 
 import asyncio
+import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -26,6 +28,7 @@ from tocsin.postgres import (
     close,
     connected,
     failure_text,
+    still_works,
     within,
     without_password,
 )
@@ -61,6 +64,7 @@ class LedgerServer(Server):
             "search_path": sql.SQL("{}, pg_temp").format(sql.Identifier(self.namespace)).as_string(None),
             "idle_in_transaction_session_timeout": f"{round(min(self.timeout, _FORGOTTEN) * 1000)}ms",
             "statement_timeout": f"{round(self.timeout * 1000)}ms",
+            "extra_float_digits": "1",  # otherwise times are read without their last digits
             # Every statement finds its rows by an index. Tables that have just grown look small to the planner, which
             # would read the whole of them.
             **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
@@ -91,9 +95,29 @@ def begin(server: LedgerServer, sessions: str = "") -> list[str]:
     return [statement.as_string(None) for statement in server.beginning()]
 
 
+@asynccontextmanager
+async def in_settings(connection: PgConnection, server: LedgerServer) -> AsyncIterator[None]:
+    """A transaction with the settings of the ledger, whatever the defaults of the role or the database are."""
+    async with connection.transaction():
+        await connection.execute(sql.SQL("; ").join(server.beginning()[1:]))
+        yield
+
+
 def sessions_of(server: LedgerServer, epoch: int, role: str) -> str:
     """The `application_name` of transactions of a process: those of one role have one connection at a time."""
-    return f"tocsin {epoch} {role} {server.namespace.encode('ascii', 'replace').decode()}"[:63]
+    name = server.namespace
+    if not _SHOWN.fullmatch(name):  # the server shortens long names, and replaces other characters
+        name = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"tocsin {epoch} {role} {name}"
+
+
+def sessions_of_any(server: LedgerServer) -> tuple[str, ...]:
+    """As `sessions_of` for all roles, with `%s` for the epoch."""
+    names = [sessions_of(server, 0, role).replace("%", "%%") for role in ("writer", "meeting")]
+    return tuple(name.replace(" 0 ", " %s ", 1) for name in names)
+
+
+_SHOWN = re.compile(r"[ -~]{1,30}")
 
 
 class Link:
@@ -114,9 +138,12 @@ class Link:
 
     async def get(self) -> PgConnection:
         """The connection. Raises psycopg.Error, TimeoutError, OSError."""
+        if self._connection is not None and not self.lost and not still_works(self._connection):
+            await close(self._connection)  # ended while it was idle
         if new := self.lost:
             self._server = self._server.with_renewed_password()
             self._connection = await connected(self._server)
+            await self._connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             self._connection.adapters.register_loader("text", Text)
         connection = self._connection
         assert connection is not None
@@ -173,10 +200,10 @@ _END_FORMER = """
 
 
 async def _time_of(connection: PgConnection) -> float:
-    cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::double precision")
+    cursor = await connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
     row = await cursor.fetchone()
     assert row is not None
-    return float(row[0])
+    return int(row[0]) / 1_000_000
 
 
 ENDED = {
@@ -206,6 +233,11 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], LedgerReason, str], ...]
         (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InvalidSchemaName),
         LedgerReason.CORRUPT,
         _MISSING,
+    ),
+    (
+        (errors.UntranslatableCharacter,),
+        LedgerReason.FAILED,
+        "the encoding of the database lacks a character; `tocsin ledger copy` to a database with ENCODING 'UTF8'",
     ),
     (
         (errors.DataCorrupted, errors.IndexCorrupted),

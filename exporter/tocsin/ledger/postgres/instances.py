@@ -173,7 +173,7 @@ def leave(db: Transaction, member: Member) -> None:
 _END = """
     WITH ended AS (DELETE FROM instances WHERE until < clock_timestamp() AND epoch <> %s RETURNING epoch)
     SELECT pg_terminate_backend(a.pid) FROM ended JOIN pg_stat_activity AS a
-      ON a.application_name LIKE 'tocsin ' || ended.epoch || ' %%'
+      ON a.application_name = ANY (ARRAY(SELECT format(name, ended.epoch) FROM unnest(%s::text[]) AS name))
     WHERE a.usename = current_user AND a.datname = current_database()
 """
 """A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
@@ -205,12 +205,13 @@ def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
     return lambda: tuple(one for one, row in zip(_instances(found), found.rows, strict=True) if row[-1] >= 0)
 
 
-def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: bool) -> Job[Met]:
-    """See what the others do, and take what has no leader. `end`: whether to end those whose lease is over."""
+def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: Collection[str]) -> Job[Met]:
+    """See what the others do, and take what has no leader. `end`: the sessions of those whose lease is over, which are
+    ended with them; `%s` is the epoch. Empty: none is ended."""
 
     async def job(db: Transaction) -> Callable[[], Met]:
         if end:
-            db.add(_END, (member.epoch,))
+            db.add(_END, (member.epoch, [*end]))
         waiting = db.add(_WAITING, ([storable(channel) for channel in channels],))
         holds = db.add(_HOLDS, (member.epoch,))
         found = await db.get(_INSTANCES)

@@ -12,7 +12,7 @@ from psycopg import errors
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.faults import unexpected
-from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of, sessions_of_any
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet, resign
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
 from tocsin.ledger.sharing import Held, Instance, pause
@@ -52,6 +52,7 @@ class Membership:
         self._link = Link(server, sessions=sessions)
         # A meeting that is held up ends on the server, too, or one after another would wait there.
         self._begin = begin(server.model_copy(update={"timeout": server.connect_timeout}), sessions)
+        self._to_end = sessions_of_any(server)
         self._wanted: frozenset[str] = frozenset()
         self._channels: tuple[str, ...] = ()
         self._met = Met((), frozenset(), frozenset(), frozenset(), {}, ())
@@ -121,7 +122,7 @@ class Membership:
             # Who could not reach the server for a while gives the others the time to come back, too.
             if not self.valid:
                 self._in_contact_since = now
-            end = now - self._in_contact_since > self.member.lease
+            end = self._to_end if now - self._in_contact_since > self.member.lease else ()
             channels = self._channels if len(self.instances) > 1 else ()
             met = await self._in_transaction(meet(self.member, self._wanted, channels, end=end))
             self._renewed_at = max(self._renewed_at, now)

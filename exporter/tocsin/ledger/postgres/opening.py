@@ -154,7 +154,8 @@ async def try_to_join(
 ) -> Member | str:
     """Join the processes of the ledger. Returns who runs another configuration, if any does. Raises psycopg.Error,
     OSError."""
-    name = f"process {os.getpid()} on {socket.gethostname()}"
+    host = socket.gethostname().encode("utf-8", "replace").decode()  # may be any bytes
+    name = f"process {os.getpid()} on {host}"
     db = await link.get()
     # Of a lost connection, the server ends it as soon: it holds a lock that the next one waits for.
     quick = server.model_copy(update={"timeout": server.connect_timeout})

@@ -10,7 +10,7 @@ from typing import LiteralString, NamedTuple
 from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.postgres.connection import LedgerServer
+from tocsin.ledger.postgres.connection import LedgerServer, in_settings
 from tocsin.ledger.tables import unfinished
 from tocsin.postgres import PgConnection
 
@@ -235,7 +235,7 @@ async def migrate(
     `alone`: no other process runs alerts on them. Otherwise older tables stay as they are.
     """
     schema = sql.Identifier(server.namespace)
-    async with db.transaction():
+    async with in_settings(db, server):
         version = await _version(db, server)
         if version < len(MIGRATIONS):
             if not allowed:
@@ -246,6 +246,8 @@ async def migrate(
                 )
             if version and not alone:
                 return
+            if not version:
+                _require_encoding(db, server)
             version = await _locked_version(db, server)
         await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
         if version == len(MIGRATIONS):
@@ -261,10 +263,21 @@ async def migrate(
         await db.execute("UPDATE ledger SET version = %s", (len(MIGRATIONS),))
 
 
+def _require_encoding(db: PgConnection, server: LedgerServer) -> None:
+    """Raise LedgerError for a database that cannot hold every text. SQL_ASCII holds all bytes."""
+    encoding = db.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", "SQL_ASCII", None):
+        raise LedgerError(
+            f"{server.display}: the encoding of the database is {encoding}, which lacks most characters; create one"
+            " with `CREATE DATABASE ... ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0`",
+            LedgerReason.UNREADABLE,
+        )
+
+
 async def update(db: PgConnection, server: LedgerServer, *, dry_run: bool) -> "Update":
     """Bring the tables up to date, as the owner of their schema where the role that is logged in may be that.
     `dry_run`: change nothing. Raises LedgerError, also while processes run alerts on older tables."""
-    async with db.transaction():
+    async with in_settings(db, server):
         version = await _locked_version(db, server)
         if 0 < version < len(MIGRATIONS) and (names := await _running(db, server.namespace)):
             raise LedgerError(
