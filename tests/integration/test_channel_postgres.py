@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import psutil
 import psycopg
 import pytest
 
 from support.messages import message
 from support.postgres import Database, Postgres
-from support.waiting import SOON, until_equal
+from support.waiting import SOON, until, until_equal
 from tocsin.channels import postgres as kind
 from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.envelope import Envelope
@@ -243,6 +244,18 @@ async def test_role_without_rights_pauses_the_channel(database: Database, role: 
     [result] = await sent(config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user=role)))
     assert isinstance(result, Paused)
     assert (result.reason, why in result.detail) == (Reason.UNAUTHORIZED, True)
+
+
+async def test_connection_that_ended_while_idle_is_made_again(database: Database) -> None:
+    """As `idle_session_timeout` or a pooler ends it. No attempt fails for it."""
+    async with channel(config(database)) as made:
+        assert await made.send([message(key="1")]) == [Delivered()]
+        [(pid, _)] = await database.run(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await until(lambda: not psutil.pid_exists(pid), "the server has ended it")
+        assert await made.send([message(key="2")]) == [Delivered()]
 
 
 async def test_stopped_server_is_retried_until_it_returns(server: Postgres) -> None:

@@ -9,6 +9,7 @@ import psycopg
 
 from support.events_table import INSERT, handled, made, source, taking, until_waiting, value
 from support.postgres import Database, on_both_versions
+from support.waiting import until_some
 
 
 @asynccontextmanager
@@ -62,6 +63,22 @@ async def test_notify_wakes_the_reader(database: Database) -> None:
             await database.run(INSERT, 1)
             await taken
             assert worker.ids == list(range(1, count + 1))
+
+
+async def test_worker_outlasts_a_limit_on_idle_sessions(database: Database) -> None:
+    """It polls once an hour, and sends nothing meanwhile."""
+    await made(database)
+    [(name,)] = await database.run("SELECT current_database()")
+    await database.run(f"ALTER DATABASE {name} SET idle_session_timeout = '1s'")
+    async with taking(source(database)) as worker:
+        taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
+        idle = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT 1 FROM %'"
+        await until_some(
+            lambda: database.run(f"{idle} AND clock_timestamp() - state_change > '1.2s'"), "it was idle for so long"
+        )
+        await database.run(INSERT, 1)
+        assert [event.id for event in (await taken).events] == ["events/1"]
 
 
 @on_both_versions

@@ -31,6 +31,7 @@ from tocsin.postgres import (
     name_parts,
     relation,
     script,
+    still_works,
     within,
 )
 from tocsin.redaction import masked, masker, redactor
@@ -181,9 +182,8 @@ class Postgres(Channel):
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[PgConnection]:
         """Yield a connection, and keep it unless it is broken or inside a transaction afterwards."""
-        if self._idle:
-            connection = self._idle.pop()
-        else:
+        connection = await self._working()
+        if connection is None:
             async with asyncio.timeout(self._config.connect_timeout):
                 connection = await connected(self._config)
         try:
@@ -193,6 +193,15 @@ class Postgres(Channel):
                 self._idle.append(connection)
             else:
                 await _close(connection)
+
+    async def _working(self) -> PgConnection | None:
+        """An idle connection that the server has not ended meanwhile."""
+        while self._idle:
+            connection = self._idle.pop()
+            if still_works(connection):
+                return connection
+            await _close(connection)
+        return None
 
 
 _INSERT = """\

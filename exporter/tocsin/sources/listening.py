@@ -20,11 +20,6 @@ Connections = Callable[[], AbstractAsyncContextManager[Wire]]
 
 _STANDBY = sql.SQL("SELECT pg_is_in_recovery()")
 """Asked first: a LISTEN would leave an error in the log of a standby."""
-_MAY_BE_IDLE = sql.SQL(
-    "SELECT pg_catalog.set_config(name, '0', false) FROM (VALUES ('idle_session_timeout')) AS wanted (name)"
-    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
-)
-"""The connection sends nothing while it listens. PostgreSQL 13 has no such limit."""
 
 
 async def listen(wire: Wire, config: PostgresConfig, second: Connections) -> None:
@@ -36,7 +31,7 @@ async def listen(wire: Wire, config: PostgresConfig, second: Connections) -> Non
     if not await hears(wire, config, second):
         raise _deaf(config, "LISTEN receives nothing; a pooler passes on NOTIFY only in pool mode session")
     async with asyncio.timeout(config.connect_timeout):
-        await wire.query(_MAY_BE_IDLE)
+        await wire.allow_idling()
         for channel in config.notify:
             await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
 

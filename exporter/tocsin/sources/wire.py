@@ -23,6 +23,11 @@ from tocsin.sources.server_errors import connect_error, translated
 
 _PROBE = sql.Identifier(f"tocsin_{secrets.token_hex(8)}")
 """A channel of NOTIFY that no other process uses."""
+_ALLOW_IDLING = sql.SQL(
+    "SELECT pg_catalog.set_config(name, '0', false) FROM (VALUES ('idle_session_timeout')) AS wanted (name)"
+    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+)
+"""PostgreSQL 13 has no such limit."""
 _HEARD_WITHIN = 2.0
 """Seconds within which a NOTIFY arrives if it does at all."""
 _MOST_READS = 1_000
@@ -109,6 +114,10 @@ class Wire:
     async def through_pooler(self) -> bool:
         """Whether a pooler is in between: the process number that it named at the login is not that of the server."""
         return await self.query(sql.SQL("SELECT pg_backend_pid()")) != [(str(self._pgconn.backend_pid),)]
+
+    async def allow_idling(self) -> None:
+        """Have the server keep the session, however long it is idle: it sends nothing while it listens."""
+        await self.query(_ALLOW_IDLING)
 
     def notified(self) -> bool:
         """Whether a NOTIFY has arrived since the last call."""

@@ -48,6 +48,7 @@ class PostgresEvents:
                 await self._require_session(wire)
                 async with asyncio.timeout(self._config.connect_timeout):
                     statements = await self._prepared(wire)
+                    await wire.allow_idling()
                     # Before the first reading: later events are either in it or notified.
                     await wire.query(statements.listen())
             yield _Stream(self.name, self._config, wire, statements, self._clock)
