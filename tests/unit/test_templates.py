@@ -235,6 +235,14 @@ def test_every_channel_sends_rows_with_any_name(name: str, where: str, kind: Kin
             assert not isinstance(result, Rejected), (channel, result)
 
 
+def test_default_texts_show_a_time_beyond_every_calendar() -> None:
+    """It is a number."""
+    one = envelope("note", "label")
+    one["started_at"] = str(2**64 - 1)
+    for template in (defaults.default("text"), defaults.default("html"), defaults.default("brief")):
+        assert re.search(rf"since {2**64 - 1}\s*(<|$)", template.render(defaults.variables(one)), re.MULTILINE)
+
+
 @pytest.mark.parametrize("where", ["column", "label", "annotation", "all"])
 def test_default_texts_show_names_of_methods(where: str) -> None:
     """The value is in the mail, and in the chat where it is a label."""
