@@ -71,16 +71,26 @@ def instead_of_files(contents: Mapping[str, str]) -> Iterator[None]:
 
 
 def secret_file(path: Any, *at: str) -> str:
-    """Read a secret from a file, without one trailing newline. Raises the error of a validator at `at`."""
+    """Read a secret from a file, without one trailing newline and a byte order mark. Raises the error of a validator at
+    `at`."""
     if (content := _instead.get({}).get(str(path))) is not None:
         return content.removesuffix("\n")
     try:
-        text = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        text = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
         _read.get({})[str(path)] = sha256(text.encode()).hexdigest()
         return text
-    except (OSError, UnicodeDecodeError, TypeError) as error:
-        why = error.strerror or "" if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise invalid("unreadable_file", "cannot read {name}: {why}", *at, name=str(path), why=why) from None
+    except (OSError, ValueError, TypeError) as error:
+        why, name = why_unreadable(error), str(path) if str(path).isprintable() else repr(path)
+        raise invalid("unreadable_file", "cannot read {name}: {why}", *at, name=name, why=why) from None
+
+
+def why_unreadable(error: OSError | ValueError | TypeError) -> str:
+    """Return why a text file could not be read."""
+    if isinstance(error, OSError):
+        return (error.strerror or "it cannot be read").lower()
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return "no file can have this name"
 
 
 _DIGITS = 12

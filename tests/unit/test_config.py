@@ -81,7 +81,7 @@ def test_alerts_come_from_alert_files(tmp_path: Path) -> None:
     (tmp_path / "alerts.d").mkdir()
     (tmp_path / "alerts.d/b.yaml").write_text("b: {source: a, relation: '${VIEW}'}\n")
     (tmp_path / "alerts.d/a.yaml").write_text("# none yet\n")
-    text = "sources: {a: {type: postgres, host: h, user: u}}\nalert_files: [alerts.d/*.yaml]\n"
+    text = "sources: {a: {type: postgres, host: h, user: u}}\nalert_files: [alerts.d/b.yaml, alerts.d/*.yaml]\n"
     assert load_text(tmp_path, text, VIEW="v").alerts["b"].subject.relation == "v"
 
 
@@ -115,6 +115,12 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     text = "".join(f"{part} {part!r}" for part in shown)
     assert not [secret for secret in SECRETS if secret in text]
     assert config.sources["mz"].settings.password.get_secret_value() == "file-secret"
+
+
+def test_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_bytes(b"\xef\xbb\xbfhunter2\r\n")
+    text = WHOLE.replace("password: hunter2", f"password_file: {tmp_path}/pw")
+    assert load_text(tmp_path, text).sources["mz"].settings.password.get_secret_value() == "hunter2"
 
 
 def test_misplaced_secret_is_not_in_problem(tmp_path: Path) -> None:

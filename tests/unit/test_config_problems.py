@@ -203,10 +203,11 @@ sources:
 channels: {{sms: {{type: apprise, urls: ['json://h']}}, own: {{type: python, handler: 'no_such_module:f'}}}}
 alerts: {{late: {{source: letters, notify: [sms, own]}}}}
 ledger: {{path: {tmp_path}/none/t.db}}
-log: {{output: {tmp_path}/c.log}}
+log: {{output: {tmp_path}}}
 """
     assert places(check(load_text(tmp_path, text))) == [
         (6, "ledger.path", "no_directory", f"{tmp_path}/none"),
+        (7, "log.output", "is_directory", f"{tmp_path}"),
         (2, "sources.db.sslcert", "missing_file", f"{tmp_path}/x.pem"),
         (3, "sources.letters.type", "missing_package", "rabbitmq"),
         (4, "channels.sms.type", "missing_package", "apprise"),

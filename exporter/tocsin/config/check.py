@@ -36,6 +36,8 @@ def check(config: Config) -> list[Problem]:
         directory = Path(file).parent
         if file not in ("stderr", "stdout") and not directory.is_dir():
             problems.append(problem("no_directory", path, name=directory))
+        elif Path(file).is_dir():
+            problems.append(problem("is_directory", path, name=file))
     problems += _port_problems(config.web.config_file)
     for name, source in config.sources.items():
         for key in ("sslrootcert", "sslcert", "sslkey"):

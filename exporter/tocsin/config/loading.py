@@ -25,7 +25,7 @@ from tocsin.config.tls import web_file
 from tocsin.config.validation import Model, keys, validate
 from tocsin.config.web_file import WebFile, WebFileSettings
 from tocsin.errors import ConfigError, PluginError, Problem
-from tocsin.settings import Settings, noting_secret_files
+from tocsin.settings import Settings, noting_secret_files, why_unreadable
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import SourceSettings
 
@@ -41,6 +41,7 @@ _NEEDED = (
 _SERVICES = {
     **dict.fromkeys(("slack", "discord", "telegram", "sms", "pagerduty", "opsgenie", "teams"), "apprise or webhook"),
     **dict.fromkeys(("smtp", "mail", "e-mail"), "email"),
+    **dict.fromkeys(("http", "https", "rest"), "webhook"),
 }
 """What people call a channel -> the types that send there."""
 
@@ -77,19 +78,15 @@ def text_of(path: FilePath) -> str | Problem:
     """Read a file, or return why it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        why = "it is not UTF-8 text"
-    except OSError as error:
-        why = (error.strerror or "it cannot be read").lower()
-    except ValueError:
-        why = "no file can have this name"
-    return replace(problem("unreadable", why=why), file=str(path))
+    except (OSError, ValueError) as error:
+        return replace(problem("unreadable", why=why_unreadable(error)), file=str(path))
 
 
 def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePath, environ: Mapping[str, str]) -> None:
     patterns, alerts = root.get("alert_files"), root.get("alerts") or {}
     if not isinstance(patterns, list) or not isinstance(alerts, dict):
         return
+    itself, read = FilePath(document.places.file).resolve(), set[FilePath]()
     for i, pattern in enumerate(patterns):
         if not isinstance(pattern, str) or not pattern:
             continue
@@ -101,6 +98,11 @@ def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePa
             report = document.warn if glob.has_magic(pattern) else document.report
             report("no_match", ("alert_files", i), name=pattern)
         for path in (directory / name for name in found):
+            if path.resolve() == itself:
+                document.report("matches_itself", ("alert_files", i), name=pattern)
+            if path.resolve() in read | {itself}:
+                continue
+            read.add(path.resolve())
             text = text_of(path)
             if isinstance(text, Problem):
                 document.problems.append(text)

@@ -20,6 +20,8 @@ TEXTS: Mapping[str, str] = {
     "empty_file": "the file is empty",
     "no_file": "there is no {name} here; name a file with --config or TOCSIN_CONFIG, or begin with: tocsin init",
     "no_match": "no file matches {name!r}",
+    "matches_itself": "{name!r} matches this file, too; write a pattern that only files of alerts match, as in "
+    "alerts.d/*.yaml",
     "not_yaml": "not YAML: {why}",
     "too_deep": "nested too deeply",
     "too_many_values": "more than {limit} values",
@@ -95,6 +97,7 @@ TEXTS: Mapping[str, str] = {
     "template": "{text}{tried}",
     # This machine.
     "no_directory": "there is no directory {name}",
+    "is_directory": "{name} is a directory; name a file in it",
     "missing_file": "there is no file {name}",
     "missing_package": "needs a package: pip install 'tocsin[{name}]'",
     # The servers.
@@ -131,9 +134,13 @@ def problem(
     return Problem(code=code, path=at, message=TEXTS[code].format(name=name, **made), name=str(name), available=known)
 
 
+_NEAR = 0.65
+"""Below it are words that only share some letters, such as nosuch and novu."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean x?` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=_NEAR)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -150,7 +150,7 @@ class WebSettings(Settings):
     @classmethod
     def _host_and_port(cls, listen: str) -> str:
         host, colon, port = listen.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or "/" in host:
             raise invalid("listen", "write an address and a port, as in 127.0.0.1:8627")
         bracketed = host.startswith("[") and host.endswith("]")
         try:
@@ -159,6 +159,8 @@ class WebSettings(Settings):
             raise invalid("ipv6", "{name} is not an IPv6 address", name=host) from None
         if not bracketed and ":" in host:
             raise invalid("brackets", "write an IPv6 address in brackets, as in [::1]:8627")
+        if host and not bracketed and not _HOST.fullmatch(host):
+            raise invalid("listen", "write an address and a port, as in 127.0.0.1:8627, or 0.0.0.0:8627 for all")
         return listen
 
     @classmethod

@@ -164,7 +164,7 @@ def _check_metric(name: str, alert: AlertSettings, report: Report) -> None:
     metric = alert.metric or name
     fields = {"name": metric, "fix": "" if alert.metric else "; set metric, or gauges: false"}
     at = ("metric",) if alert.metric else ()
-    if not _METRIC.fullmatch(metric):
+    if not _METRIC.fullmatch(metric) and (alert.metric or re.fullmatch(NAME, name)):  # or it has a problem already
         report("bad_metric", *at, **fields)
     for taken in _TAKEN_PREFIXES:
         if metric.startswith(taken):
