@@ -273,7 +273,7 @@ async def test_login_that_is_taken_away_is_named(database: Database, role: str) 
     await failure(ledger)
     error = await failure(ledger)
     assert error.reason is LedgerReason.UNREADABLE
-    assert "the login is refused; correct the role or its password" in str(error)
+    assert "the login is refused; use a role that has LOGIN" in str(error)
     await database.run(f"ALTER ROLE {role} LOGIN")
     assert len(await fired(ledger, "2")) == 1
     await ledger.close()

@@ -181,7 +181,7 @@ async def test_password_that_changes_is_read_from_its_file(
         await database.run("ALTER ROLE teller PASSWORD 'second-password'")
         await database.run("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'teller'")
         change(harness)
-        await tocsin.until_not_ready("ledger: ", "the login is refused; correct the role or its password")
+        await tocsin.until_not_ready("ledger: ", "the login is refused; check the user and the password")
         file.write_text(make_conninfo(database.dsn, user="teller", password="second-password"))
         await goes_on(harness, tocsin, time.monotonic())
         assert not tocsin.logged("-password")

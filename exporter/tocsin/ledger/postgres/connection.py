@@ -27,6 +27,7 @@ from tocsin.postgres import (
     about_login,
     close,
     connected,
+    failure_fix,
     failure_text,
     still_works,
     within,
@@ -246,7 +247,7 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], LedgerReason, str], ...]
     ),
 )
 _FULL = "the server takes no more connections; allow this role more of them, there or in the pooler"
-_REFUSED = "the login is refused; correct the role or its password, here or on the server"
+_LOGIN = "correct the role or its password, here or on the server"
 _NO_DATABASE = "there is no such database; create it, or correct the URL"
 _STANDBY = "no server of the URL accepts writes"
 
@@ -273,9 +274,10 @@ def _meaning(error: Exception, text: str) -> tuple[LedgerReason, str]:
         if about_limit(text):
             return LedgerReason.FAILED, _FULL
         if about_login(text):
-            return LedgerReason.UNREADABLE, _REFUSED
+            return LedgerReason.UNREADABLE, f"the login is refused; {failure_fix(text) or _LOGIN}"
         if re.search(r'database ".*" does not exist', text):
             return LedgerReason.UNREADABLE, _NO_DATABASE
         if "session is read-only" in text:
             return LedgerReason.FAILED, _STANDBY
+        return LedgerReason.FAILED, failure_fix(text)
     return LedgerReason.FAILED, ""
