@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Any
 
 from tocsin.errors import TocsinError
 
@@ -44,7 +45,7 @@ class TemplateError(TocsinError, ValueError):
     """A template does not compile, does not render, or renders to what its user cannot send.
 
     `place`: the template's place, such as `body.text[0]`. `line`: the line in it, 0 where that is not known.
-    `name`: what was looked up in vain; `available`: the names that exist instead.
+    `name`: what was looked up in vain; `available`: the names that exist instead. `hint`: what to do.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TemplateError(TocsinError, ValueError):
         name: str = "",
         available: Sequence[str] = (),
         detail: str = "",
+        hint: str = "",
     ) -> None:
         self.code = code
         self.place = place
@@ -63,18 +65,26 @@ class TemplateError(TocsinError, ValueError):
         self.name = name
         self.available = tuple(available)
         self.detail = detail
+        self.hint = hint
         text = _TEXTS.get(code, "{detail}")
         self.text = text.format(name=name, available=", ".join(available) or "nothing", detail=detail)
+        if hint:
+            self.text = f"{self.text.rstrip('.')}; {hint}"
         message = f"line {line}: {self.text}" if line else self.text
         super().__init__(f"{place.removeprefix('.')}: {message}" if place else message)
 
     def at(self, place: str) -> "TemplateError":
         """The same error at a place."""
-        return TemplateError(
-            self.code, place=place, line=self.line, name=self.name, available=self.available, detail=self.detail
-        )
+        return self._changed(place=place)
+
+    def with_hint(self, hint: str) -> "TemplateError":
+        """The same error with what to do."""
+        return self._changed(hint=hint)
 
     def masked(self, mask: Callable[[str], str]) -> "TemplateError":
         """The same error without what `mask` replaces."""
-        name, available, detail = mask(self.name), [*map(mask, self.available)], mask(self.detail)
-        return TemplateError(self.code, place=self.place, line=self.line, name=name, available=available, detail=detail)
+        return self._changed(name=mask(self.name), available=[*map(mask, self.available)], detail=mask(self.detail))
+
+    def _changed(self, **changes: Any) -> "TemplateError":
+        fields = {name: getattr(self, name) for name in ("place", "line", "name", "available", "detail", "hint")}
+        return TemplateError(self.code, **{**fields, **changes})

@@ -9,6 +9,7 @@ variable is an error, never an empty string.
 filters do.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import DecimalException
 from functools import lru_cache
@@ -106,7 +107,10 @@ class Condition:
 
     def __init__(self, source: str, *, place: str = "condition", known: Collection[str] = VARIABLES) -> None:
         self.source = source
-        render = _expression("{{ " + source + " }}", place, known, "condition")
+        try:
+            render = _expression("{{ " + source + " }}", place, known, "condition")
+        except TemplateError as error:
+            raise error.with_hint(_of_another_language(source)) from None
         if render is None:
             raise TemplateError(TemplateCode.NOT_ONE_EXPRESSION, place=place)
         self._render = render
@@ -117,6 +121,26 @@ class Condition:
     def holds(self, variables: Mapping[str, object]) -> bool:
         """Whether it is true, as Jinja and Python understand it. Raises TemplateError, whatever went wrong."""
         return bool(self._render(variables))
+
+
+_OTHER_LANGUAGES = tuple(
+    (re.compile(pattern), hint)
+    for pattern, hint in (
+        (r"\{\{|\}\}", "write the expression without {{ }}"),
+        (r"(?<![=!<>])=(?!=)", "to compare, write =="),
+        (r"<>", "write != for <>"),
+        (r"&&|\|\||!(?!=)", "write and, or, not"),
+        (r"\b(AND|OR|NOT|IN|IS|TRUE|FALSE)\b", "write words such as and, or, not in lower case"),
+        (r"\b(?i:null)\b", "NULL is none: row.x is none, row.x is not none"),
+    )
+)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
+def _of_another_language(condition: str) -> str:
+    """What to write instead of something of SQL or C in a condition that is not valid; empty if there is none."""
+    bare = _QUOTED.sub("", condition)
+    return next((hint for pattern, hint in _OTHER_LANGUAGES if pattern.search(bare)), "")
 
 
 def _structure(shape: object, place: str, known: Collection[str]) -> _Renderer:
