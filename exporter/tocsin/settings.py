@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, LiteralString, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -33,6 +34,17 @@ def invalid(code: LiteralString, text: LiteralString, *at: str | int, **fields: 
     """Make the error that a validator raises. `text` names `fields` in braces. `at` is the place below the value that
     the validator is for: keys and indexes."""
     return PydanticCustomError(code, text, {**fields, "at": at})
+
+
+def plain(instead: LiteralString) -> AfterValidator:
+    """Refuse `{{ }}` in text that is no template. `instead`: what to write."""
+
+    def checked(text: str) -> str:
+        if "{{" in text:
+            raise invalid("no_template", "is no template, and would be used as it is; {instead}", instead=instead)
+        return text
+
+    return AfterValidator(checked)
 
 
 _read: ContextVar[dict[str, str]] = ContextVar("_read")

@@ -201,16 +201,21 @@ sources:
   db: {{type: postgres, host: h, user: u, sslrootcert: system, sslcert: {tmp_path}/x.pem}}
   letters: {{type: rabbitmq, host: h, user: u, password: p, queue: q}}
 channels: {{sms: {{type: apprise, urls: ['json://h']}}, own: {{type: python, handler: 'no_such_module:f'}}}}
-alerts: {{late: {{source: letters, notify: [sms, own]}}}}
+alerts: {{late: {{source: letters, notify: [sms, own, mail, records]}}}}
 ledger: {{path: {tmp_path}/none/t.db}}
 log: {{output: {tmp_path}}}
 """
+    mail = f"mail: {{type: email, host: h, from: a@b, to: [a@b], tls_ca: {tmp_path}/ca.pem}}"
+    records = "records: {type: kafka, bootstrap_servers: ['h:1'], topic: t, librdkafka: {nosuch: 1}}"
+    text = text.replace("channels: {", f"channels: {{{mail}, {records}, ")
     assert places(check(load_text(tmp_path, text))) == [
         (6, "ledger.path", "no_directory", f"{tmp_path}/none"),
         (7, "log.output", "is_directory", f"{tmp_path}"),
         (2, "sources.db.sslcert", "missing_file", f"{tmp_path}/x.pem"),
         (3, "sources.letters.type", "missing_package", "rabbitmq"),
+        (4, "channels.mail.tls_ca", "missing_file", f"{tmp_path}/ca.pem"),
         (4, "channels.sms.type", "missing_package", "apprise"),
+        (4, "channels.records", "librdkafka", ""),
         (4, "channels.own.handler", "handler", ""),
     ]
 
@@ -244,6 +249,37 @@ def test_templates_of_every_channel_are_tried(tmp_path: Path) -> None:
     [found] = caught.value.problems
     assert (found.line, found.path, found.code) == (4, "channels.records.topic", "template_unknown_name")
     assert (found.name, found.available) == ("taem", ("team", "heard"))
+
+
+def test_templates_that_differ_in_a_secret_are_each_tried(tmp_path: Path) -> None:
+    urls = "[{{channel: sms, urls: ['json://hunter2/{{{{ labels.{} }}}}']}}]"
+    text = f"""\
+sources: {{db: {{type: postgres, host: h, user: u}}}}
+channels: {{sms: {{type: apprise}}}}
+alerts:
+  late: {{source: db, relation: v, labels: [team], notify: {urls.format("team")}}}
+  early: {{source: db, relation: v, labels: [team], notify: {urls.format("taem")}}}
+"""
+    [found] = problems(tmp_path, text)
+    assert (found.path, found.name) == ("alerts.early.notify[0].urls[0]", "taem")
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("row", "paths"), [(("New York",), ["channels.mail.to[0]", "channels.records.topic"]), (None, [])]
+)
+async def test_address_and_topic_of_a_row_are_tried(row: Row | None, paths: list[str], tmp_path: Path) -> None:
+    """What a row makes of them is known only with a row."""
+    text = """\
+sources: {db: {type: postgres, host: h, user: u}}
+channels:
+  mail: {type: email, host: h, from: a@b, to: ['{{ row.city }}@b', a@b]}
+  records: {type: kafka, bootstrap_servers: ['h:1'], topic: 'alerts.{{ row.city }}'}
+alerts: {late: {source: db, relation: v, key: [city], notify: [mail, records]}}
+"""
+    source = FakeSource((Column(name="city", oid=25),), row)
+    found = await check_online(load_text(tmp_path, text), {"db": source}, {})
+    assert [(one.code, one.path) for one in found] == [("template_unfit", path) for path in paths]
 
 
 _COLUMNS = tuple(Column(name=name, oid=20) for name in ("id", "team", "seen", "amount"))

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.model import Kind
-from tocsin.settings import Duration, Settings, invalid
+from tocsin.settings import Duration, Settings, invalid, plain
 from tocsin.templates import VARIABLES, Condition, Structure, Template, TemplateError
 
 
@@ -21,6 +21,11 @@ def template(known: Collection[str] = VARIABLES) -> AfterValidator:
 
     return AfterValidator(compiled)
 
+
+Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
+"""Text that is not empty."""
+
+Column = Annotated[Name, plain("write the name of a column alone")]
 
 TemplateText = Annotated[str, template()]
 """A template over the envelope's keys."""
@@ -65,7 +70,7 @@ class ChannelOptions(RouteOptions):
     """The first notification is sent at once. Those that follow within this time are merged into one message at its
     end, which starts the next interval. `0`: each notification is sent on its own."""
 
-    group_by: tuple[str, ...] = ()
+    group_by: tuple[Annotated[str, plain("write the name of a column or label alone")], ...] = ()
     """With `interval`: the columns or labels that divide an alert into groups, each merged on its own. Default: one
     group. A row without one of the columns is sent on its own."""
 

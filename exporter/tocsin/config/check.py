@@ -13,7 +13,7 @@ from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.parts import parts
 from tocsin.config.problems import nearest
-from tocsin.config.resolved import Config
+from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.tls import protection, read_files
 from tocsin.errors import ConfigError, LedgerError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
@@ -28,33 +28,42 @@ _AT_ONCE = 8
 _OF_THE_SERVER = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
 
 
+_CERTIFICATES = ("sslrootcert", "sslcert", "sslkey", "tls_ca", "tls_cert", "tls_key")
+
+
 def check(config: Config) -> list[Problem]:
     """Find what this machine lacks: directories, files, packages, handlers that can be imported."""
-    problems: list[Problem] = []
-    problem = config.places.problem
-    for path, file in (("ledger.path", config.ledger.path), ("log.output", config.log.output)):
-        directory = Path(file).parent
-        if file not in ("stderr", "stdout") and not directory.is_dir():
-            problems.append(problem("no_directory", path, name=directory))
-        elif Path(file).is_dir():
-            problems.append(problem("is_directory", path, name=file))
-    problems += _port_problems(config.web.config_file)
-    for name, source in config.sources.items():
-        for key in ("sslrootcert", "sslcert", "sslkey"):
-            certificate = getattr(source.settings, key, None)
-            if certificate not in (None, "system") and not Path(certificate).is_file():
-                problems.append(problem("missing_file", f"sources.{name}.{key}", name=certificate))
+    problems = [*_path_problems(config), *_port_problems(config.web.config_file)]
     for section, members in (("sources", config.sources), ("channels", config.channels)):
         for name, member in members.items():
-            if member.settings.package and find_spec(member.settings.package) is None:
-                problems.append(problem("missing_package", f"{section}.{name}.type", name=member.kind))
+            problems += _missing(config, f"{section}.{name}", member)
+    lacking = {one.path.rpartition(".")[0] for one in problems}
     for name, channel in config.channels.items():
-        if channel.settings.checked_by_building:
+        if channel.settings.checked_by_building and f"channels.{name}" not in lacking:
             try:
                 registry.channel_module(channel.kind).build(name, channel.settings, channel.routes)
             except ConfigError as error:
                 problems += [config.places.located(one) for one in error.problems]
     return problems
+
+
+def _path_problems(config: Config) -> Iterator[Problem]:
+    for path, file in (("ledger.path", config.ledger.path), ("log.output", config.log.output)):
+        directory = Path(file).parent
+        if file not in ("stderr", "stdout") and not directory.is_dir():
+            yield config.places.problem("no_directory", path, name=directory)
+        elif Path(file).is_dir():
+            yield config.places.problem("is_directory", path, name=file)
+
+
+def _missing(config: Config, path: str, member: SourceConfig | ChannelConfig) -> Iterator[Problem]:
+    """The files and packages that a source or a channel lacks."""
+    for key in _CERTIFICATES:
+        certificate = getattr(member.settings, key, None)
+        if certificate not in (None, "system") and not Path(certificate).is_file():
+            yield config.places.problem("missing_file", f"{path}.{key}", name=certificate)
+    if member.settings.package and find_spec(member.settings.package) is None:
+        yield config.places.problem("missing_package", f"{path}.type", name=member.kind)
 
 
 def _port_problems(file: str | None) -> Iterable[Problem]:

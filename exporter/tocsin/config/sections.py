@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from tocsin.alert import Initial
 from tocsin.model import OnDuplicate
 from tocsin.postgres import Name, Positive, parsed, without_password
-from tocsin.settings import Duration, Secret, Settings, invalid
+from tocsin.settings import Duration, Secret, Settings, invalid, plain
 from tocsin.templates import VARIABLES, Template
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def _compiles(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 """Text that is not empty."""
+
+Column = Annotated[Text, plain("write the name of a column alone")]
+LabelValue = Annotated[str, plain("for a column of the row use labels")]
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -256,14 +259,14 @@ class AlertSettings(Settings):
     """The topic of a Kafka source. Default: the alert's name."""
     event: Text | None = None
     """The name of the events of another source of events. Default: the alert's name."""
-    key: list[Text] | None = None
+    key: list[Column] | None = None
     """Columns that identify one firing. Default: the label columns, or the whole row without labels. Events with the
     same key are delivered in order; events without a key in any order."""
-    labels: list[Text] | dict[str, Text] = Field(default_factory=list)
+    labels: list[Column] | dict[str, Column] = Field(default_factory=list)
     """Columns that become labels of the gauge, under their own names or as `label: column`."""
-    static_labels: dict[str, str] = Field(default_factory=dict)
+    static_labels: dict[str, LabelValue] = Field(default_factory=dict)
     """Labels with the same value on every series of this alert."""
-    value: Text | None = None
+    value: Column | None = None
     """Column with the gauge's value: a number, a boolean, a moment or an interval. Default: 1 for each firing row."""
     metric: Text | None = None
     """Name of the gauge. Default: the alert's name."""
@@ -281,11 +284,11 @@ class AlertSettings(Settings):
     """How long a row keeps firing after it is gone. A row that comes back within this time is the same firing."""
     repeat_interval: Duration = 0.0
     """How often a row that keeps firing is notified again; `0`: never."""
-    ignore: list[Text] = Field(default_factory=list)
+    ignore: list[Column] = Field(default_factory=list)
     """Columns whose changes are not updates. No route of the alert may depend on one, by `when` or `group_by`."""
     initial: Initial = "notify"
     """Whether rows that exist at the very first start are notified."""
-    dedupe_by: list[Text] = Field(default_factory=list)
+    dedupe_by: list[Column] = Field(default_factory=list)
     """Of events: the columns that make two events equal. Of equal events only the first within `dedupe_window` is sent.
     An event without one of the columns is always sent."""
     dedupe_window: Duration = 3600.0

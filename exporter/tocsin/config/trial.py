@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from tocsin.alert import Alert, EventAlert
 from tocsin.channels.settings import Trial
-from tocsin.config.resolved import Config
+from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.config.validation import from_template
 from tocsin.envelope import CONDITION_VARIABLES, View, build, condition_variables, scope, variables
 from tocsin.errors import Problem
@@ -48,6 +48,22 @@ class _Seen:
     channels: Mapping[str, Any]
 
 
+class _Compiled:
+    """The trials that were made. Most alerts use the channel's options as they are."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, list[tuple[Any, Trial]]] = {}
+
+    def of(self, channel: ChannelConfig, options: Any) -> Trial:
+        # The key is quick to find but the same for options that differ in a secret.
+        alike = self._made.setdefault(f"{channel.name} {options!r}", [])
+        found = next((trial for known, trial in alike if known == options), None)
+        if found is None:
+            found = channel.settings.trial(options)
+            alike.append((options, found))
+        return found
+
+
 Counts: TypeAlias = Callable[[TemplateError, Kind, bool], bool]
 """Whether an error would be one in operation too. The last argument: whether it is an error of a condition."""
 
@@ -59,7 +75,7 @@ def offline(config: Config) -> list[Problem]:
         return _certain(error, kind)
 
     found: dict[Problem, None] = {}
-    compiled: dict[str, Trial] = {}
+    compiled = _Compiled()
     for alert in config.alerts.values():
         for i, channel, options in config.routes(alert):
             if not _kinds(options.on, alert):
@@ -82,7 +98,7 @@ def online(config: Config, alert: Alert, columns: Columns, row: Row | None) -> I
 
     values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
     tried = "" if row is not None else ", with made-up values since there is no row now"
-    return _tried(config, alert, partial(_row, alert, columns, values), counts, {}, tried)
+    return _tried(config, alert, partial(_row, alert, columns, values), counts, _Compiled(), tried)
 
 
 def _certain(error: TemplateError, kind: Kind) -> bool:
@@ -105,7 +121,7 @@ def _tried(
     alert: Alert,
     seen_as: Callable[[Kind], _Seen],
     counts: Counts,
-    compiled: dict[str, Trial],
+    compiled: "_Compiled",
     tried: str = "",
 ) -> Iterator[Problem]:
     """Try everything for each kind of notification that is sent, and report each place once."""
@@ -124,11 +140,7 @@ def _tried(
             if options.when is not None:
                 holds = Condition(options.when, known=CONDITION_VARIABLES).holds
                 errors.append((f"{route}.when", _error(holds, one.conditions), True))
-            # Most alerts use the channel's options as they are.
-            key = f"{channel.name} {options!r}"
-            if key not in compiled:
-                compiled[key] = channel.settings.trial(options)
-            found = compiled[key](one.channels)
+            found = compiled.of(channel, options)(one.channels)
             errors += [(_place(config, route, channel.name, error), error, False) for error in found]
         for path, error, condition in errors:
             if error is not None and path not in failed and counts(error, kind, condition):

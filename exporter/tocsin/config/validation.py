@@ -132,7 +132,8 @@ def _merged(errors: list[ErrorDetails]) -> list[ErrorDetails]:
         choices: str = others[0]["ctx"]["expected"]
         *most, last = [*choices.replace(" or ", ", ").split(", "), *wanted]
         return [{**others[0], "ctx": {"expected": f"{', '.join(most)} or {last}"}}, *others[1:]]
-    return [{**errors[0], "type": "wrong_type", "ctx": {"wanted": " or ".join(wanted)}}, *others]
+    # An alternative of the right type says what is wrong with the value.
+    return others or [{**errors[0], "type": "wrong_type", "ctx": {"wanted": " or ".join(wanted)}}]
 
 
 def _problem(model: type[BaseModel], data: Any, at: Path, error: ErrorDetails, where: Where) -> Problem:

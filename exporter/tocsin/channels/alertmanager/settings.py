@@ -1,5 +1,6 @@
 """The settings of an output to Alertmanager."""
 
+import re
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -7,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tocsin.channels.settings import OutputConfig, RouteOptions, TemplateText
 from tocsin.model import Kind
-from tocsin.settings import Duration, Secret, invalid
+from tocsin.settings import Duration, Secret, invalid, plain
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -47,7 +48,7 @@ class Config(OutputConfig, Options):
     type: Literal["alertmanager"]
     """The kind of output."""
 
-    urls: Annotated[tuple[str, ...], Field(min_length=1)]
+    urls: Annotated[tuple[Annotated[str, plain("list every address")], ...], Field(min_length=1)]
     """Addresses such as `http://alertmanager:9093`. List every member of a cluster: members do not forward alerts."""
 
     username: Annotated[str, Field(min_length=1)] | None = None
@@ -94,12 +95,21 @@ class Config(OutputConfig, Options):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
                 raise invalid("address", "write whole addresses, such as http://alertmanager:9093")
+            if parts.path.rstrip("/").endswith("/api/v2/alerts"):
+                raise invalid("api_path", "write the address without /api/v2/alerts, which Tocsin adds")
             if parts.username or parts.password:
                 raise invalid("user_info", "set user and password as username and password, not in the address")
         plain = tuple(url.rstrip("/") for url in urls)
         if len({*plain}) < len(plain):
             raise invalid("repeated", "an address is listed twice")
         return plain
+
+    @field_validator("token", "password")
+    @classmethod
+    def _is_one_line(cls, secret: Secret | None) -> Secret | None:
+        if secret is not None and re.search(r"[\0\r\n]", secret.get_secret_value()):
+            raise invalid("one_line", "must be one line")
+        return secret
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -1,13 +1,15 @@
 """The configuration of an apprise channel."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from tocsin.channels.settings import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial
+from tocsin.redaction import masker
 from tocsin.settings import Secret
-from tocsin.templates import Template
+from tocsin.templates import Template, TemplateCode, TemplateError
 
 
 def _lines(value: Any) -> Any:
@@ -74,6 +76,30 @@ class Config(ChannelConfig, Options):
     extra `apprise`: pip install 'tocsin[apprise]'."""
 
     package: ClassVar[str] = "apprise"
+    checked_by_building: ClassVar[bool] = True
 
     type: Literal["apprise"]
     """The kind of channel."""
+
+    def trial(self, options: Options) -> Trial:
+        texts, mask = super().trial(options), masker(part for url in options.urls for part in _parts(url))
+        urls = [
+            Template(url.get_secret_value(), place=f"urls[{number}]", form="url")
+            for number, url in enumerate(options.urls)
+        ]
+
+        def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
+            yield from texts(variables)
+            for url in urls:
+                try:
+                    url.render(variables)
+                except TemplateError as error:
+                    if error.code is not TemplateCode.EMPTY:  # an URL that is left out
+                        yield error.masked(mask)
+
+        return faults
+
+
+def _parts(url: Secret) -> list[str]:
+    """The parts of an URL outside of its expressions, which may be secrets."""
+    return re.split(r"\{\{.*?\}\}|[/:@?&=]+", url.get_secret_value())

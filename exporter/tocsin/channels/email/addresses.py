@@ -5,18 +5,14 @@ import email.utils
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
-
+from tocsin.channels.settings import Column
 from tocsin.envelope import Envelope
 from tocsin.settings import Settings
 from tocsin.templates import Template
 
 MAX_NAME = 64
 """Characters of a name that are kept."""
-
-Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 _MAX_ADDRESS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 _ATOM = r"[^\s@<>(),;:\\\"\[\]]+"
@@ -28,7 +24,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 class FromColumn(Settings):
     """The addresses in a column of the row."""
 
-    column: Name
+    column: Column
     """A text column with addresses between commas or semicolons, or an array, list or jsonb array of addresses."""
 
 

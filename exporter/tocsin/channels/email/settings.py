@@ -1,14 +1,15 @@
 """The configuration of an email channel."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.email.addresses import FromColumn, Name, Recipients, mailbox
-from tocsin.channels.settings import ChannelConfig, ChannelOptions
+from tocsin.channels.email.addresses import FromColumn, Recipients, mailbox
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, Name, Trial
 from tocsin.settings import Duration, Secret, invalid
-from tocsin.templates import Template
+from tocsin.templates import Template, TemplateCode, TemplateError
 
 Security = Literal["none", "starttls", "tls"]
 
@@ -18,7 +19,7 @@ DEFAULT_PORTS: dict[Security, int] = {"none": 25, "starttls": 587, "tls": 465}
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
-    templates: ClassVar[tuple[str, ...]] = ("to", "cc", "bcc", "reply_to", "subject", "text", "html")
+    templates: ClassVar[tuple[str, ...]] = ("subject", "text", "html")
 
     from_: str = Field(alias="from")
     """The sender: `alerts@example.com` or `Alerts <alerts@example.com>`. Message ids end in its domain."""
@@ -73,6 +74,7 @@ class Config(ChannelConfig, Options):
     """Mail through an SMTP server. Needs the extra `email`: pip install 'tocsin[email]'."""
 
     package: ClassVar[str] = "aiosmtplib"
+    checked_by_building: ClassVar[bool] = True
 
     secrets: ClassVar[tuple[str, ...]] = ("password",)
 
@@ -110,6 +112,32 @@ class Config(ChannelConfig, Options):
 
     idle_timeout: Annotated[Duration, Field(gt=0)] = 30.0
     """How long a connection is kept for the next mail."""
+
+    def trial(self, options: Options) -> Trial:
+        texts = super().trial(options)
+        places = {
+            f"{field}[{number}]": entry
+            for field in ("to", "cc", "bcc", "reply_to")
+            for number, entry in enumerate(getattr(options, field))
+        }
+        addresses = {
+            place: template
+            for place, entry in places.items()
+            if isinstance(entry, str) and not (template := Template(entry, place=place)).constant
+        }
+
+        def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
+            for place, template in addresses.items():
+                try:
+                    if text := template.render(variables).strip():
+                        mailbox(text)
+                except TemplateError as error:
+                    yield error
+                except ValueError as error:
+                    yield TemplateError(TemplateCode.UNFIT, place=place, detail=str(error))
+            yield from texts(variables)
+
+        return faults
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":

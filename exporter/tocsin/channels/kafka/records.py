@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from tocsin.channels.base import Message
 from tocsin.channels.http import json_bytes
-from tocsin.channels.kafka.settings import Options
+from tocsin.channels.kafka.settings import Options, topic_of
 from tocsin.envelope import Envelope, scope
-from tocsin.kafka import TOPIC
 from tocsin.kafka.producing import Headers, Record
 from tocsin.model import Kind
 from tocsin.templates import Structure, Template, TemplateCode, TemplateError
@@ -17,8 +16,8 @@ class Route:
 
     def __init__(self, alert: str, options: Options, *, state: bool) -> None:
         assert options.topic is not None
-        self.topic = options.topic if "{" not in options.topic else None
         self._topic = Template(options.topic, place=f"{alert}: topic")
+        self.topic = options.topic if self._topic.constant else None
         self._key = options.key
         self._body = None if options.body is None else Structure(options.body, place=f"{alert}: body")
         self._state = state
@@ -39,9 +38,7 @@ class Route:
 
     def _record(self, envelope: Envelope) -> Record:
         variables = scope(envelope)
-        topic = self._topic.render(variables)
-        if not TOPIC.fullmatch(topic):
-            raise TemplateError(TemplateCode.UNFIT, place="topic", detail=f"{topic[:80]!r} is not a valid topic name")
+        topic = topic_of(self._topic, variables)
         headers: Headers = [
             ("tocsin-id", envelope["id"]),
             ("tocsin-alert", envelope["alert"]),

@@ -6,11 +6,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.settings import ChannelConfig, ChannelOptions, TemplateText, template
-from tocsin.settings import Duration, Secret, Settings, invalid
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, Column, Name, TemplateText, template
+from tocsin.settings import Duration, Secret, Settings, invalid, plain
 from tocsin.templates import Structure
 
-Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
+_Workflow = Annotated[Name, plain("set another workflow where an alert notifies the channel")]
+_Subscriber = Annotated[Name, plain("for a column of the row write {column: its name}")]
+_Topic = Annotated[Name, plain("set other topics where an alert notifies the channel")]
 
 MAX_RECIPIENTS = 100
 """Novu's documented limit for one trigger; a server that accepts more may drop them."""
@@ -33,7 +35,7 @@ KNOWN_OVERRIDES: Mapping[str, Any] = {
 class FromColumn(Settings):
     """The subscriber ids that a column of the row holds."""
 
-    column: Name
+    column: Column
     """A text column with ids separated by commas, or an array, list or jsonb array of ids."""
 
 
@@ -42,17 +44,17 @@ class Options(ChannelOptions):
 
     templates: ClassVar[tuple[str, ...]] = ("payload", "overrides", "actor", "tenant")
 
-    workflow: Name | None = None
+    workflow: _Workflow | None = None
     """The identifier of the workflow to trigger. Required for the channel or for the alert."""
 
-    recipients: list[Name | FromColumn] = Field(default_factory=list)
+    recipients: list[_Subscriber | FromColumn] = Field(default_factory=list)
     """Subscriber ids, or `column: name` for those in a column of the row. Each gets one message, also if listed
     twice."""
 
-    topics: list[Name] = Field(default_factory=list)
+    topics: list[_Topic] = Field(default_factory=list)
     """Keys of topics whose subscribers are notified."""
 
-    payload: list[Name] | dict[str, Any] | None = None
+    payload: list[Column] | dict[str, Any] | None = None
     """The payload of the workflow: a list of columns, or a mapping whose strings are templates. Default: the
     envelope."""
 
@@ -70,7 +72,7 @@ class Options(ChannelOptions):
     """The action when a row stops firing. `cancel` cancels pending delay and digest steps; `cancel_and_delete` also
     deletes in-app messages; `trigger` triggers `resolved_workflow`."""
 
-    resolved_workflow: Name | None = None
+    resolved_workflow: _Workflow | None = None
     """The workflow for `on_resolve: trigger`."""
 
     cancel_within: Duration = 10.0
@@ -162,6 +164,8 @@ class Config(ChannelConfig, Options):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
             raise invalid("address", "write the address of the API alone, such as https://api.novu.co")
+        if parts.path.rstrip("/").endswith(("/v1", "/v2")):
+            raise invalid("api_path", "write the address without /v1 or /v2, which the SDK adds")
         return url.rstrip("/")
 
     @field_validator("api_key")
