@@ -1,8 +1,10 @@
 """What every channel keeps: one suite over all of them, each against a receiver on this machine."""
 
 import importlib
+import io
 import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -284,3 +286,16 @@ async def test_console_writes_utf8_in_any_locale(capsysbinary: pytest.CaptureFix
     what.envelope["labels"]["customer"] = "Zo\u00eb"
     assert await module.build("c", config, {"late": config}).send([what]) == [Delivered()]
     assert "customer=Zo\u00eb" in capsysbinary.readouterr().out.decode()
+
+
+async def test_console_writes_utf8_to_an_unbuffered_stream() -> None:
+    """As standard output is with PYTHONUNBUFFERED."""
+    module = importlib.import_module(CHANNELS["console"])
+    config = module.Config()
+    what = message()
+    what.envelope["labels"]["customer"] = "Zo\u00eb"
+    with tempfile.TemporaryFile(buffering=0) as raw:
+        stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+        assert await module.build("c", config, {"late": config}, stream=stream).send([what]) == [Delivered()]
+        raw.seek(0)
+        assert "customer=Zo\u00eb" in raw.read().decode()

@@ -1,5 +1,7 @@
-"""Commands whose standard streams the caller has closed, as some supervisors do, or whose output finds no room."""
+"""Commands whose standard streams the caller has closed, as some supervisors do, whose output finds no room, or whose
+locale is ASCII."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +25,22 @@ def test_output_without_room_is_named() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "tocsin", "init"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "tocsin: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "shown"), [("Zo\u00eb", 0, "owner: Zo\u00eb"), ("Zo\udceb", 1, "it is not UTF-8 text")]
+)
+def test_streams_are_utf8_in_any_locale(text: str, status: int, shown: str) -> None:
+    command = [sys.executable, "-m", "tocsin", "check", "--show", "-c", "-"]
+    locale = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    given = _NAMED.format(text).encode(errors="surrogateescape")
+    done = subprocess.run(command, input=given, capture_output=True, env=locale, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert shown in (done.stdout or done.stderr).decode()
+
+
+_NAMED = """
+sources: {{db: {{type: postgres, host: 127.0.0.1, user: tocsin}}}}
+channels: {{line: {{type: console}}}}
+alerts: {{late: {{source: db, query: SELECT 1 AS id, key: [id], annotations: {{owner: {}}}, notify: [line]}}}}
+"""

@@ -190,7 +190,7 @@ def test_check_says_whether_servers_were_asked(directory: Path, capsys: pytest.C
 def test_configuration_may_come_from_standard_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(POSTED))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(POSTED.encode())))
     assert main(["check", "-c", "-"]) == Exit.OK
     assert "valid: 1 alert" in capsys.readouterr().out
 

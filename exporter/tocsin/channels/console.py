@@ -1,8 +1,10 @@
 """A channel that prints one line per notification to standard output."""
 
 import asyncio
+import errno
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TextIO
@@ -70,10 +72,15 @@ class Console(Channel):
     def _write(self, text: str) -> None:
         stream = self._stream or sys.stdout
         binary = getattr(stream, "buffer", None)
-        if isinstance(binary, io.BufferedIOBase):
+        if isinstance(binary, io.BufferedIOBase | io.RawIOBase):  # raw with PYTHONUNBUFFERED
             # UTF-8 in any locale: a name with an accent must not stop a notification.
             stream.flush()
-            binary.write(text.encode("utf-8", "backslashreplace"))
+            left = text.encode("utf-8", "backslashreplace")
+            while left:
+                written = binary.write(left)
+                if written is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                left = left[written:]
             binary.flush()
         else:
             stream.write(text)

@@ -1,6 +1,7 @@
 """The command `tocsin`. What a command needs is imported when it runs, so that help answers at once."""
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ class Exit(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Prints no traceback, unless TOCSIN_DEBUG is set."""
     _open_streams()
+    _write_any_text()
     parser = arguments_parser()
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -86,3 +88,11 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - pathlib takes a moment; open until the end
+
+
+def _write_any_text() -> None:
+    """Have standard output take every text, whatever the locale: a terminal in its own encoding, a file or a pipe in
+    UTF-8, as every file that Tocsin reads."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")

@@ -12,9 +12,9 @@ from typing import TypeVar
 from tocsin.app.ledgers import opened
 from tocsin.config import Config, load
 from tocsin.config.environment import from_environment, is_configured
-from tocsin.config.loading import load_text
+from tocsin.config.loading import decoded, load_text
 from tocsin.config.problems import problem
-from tocsin.errors import ConfigError, LedgerError, LedgerReason
+from tocsin.errors import ConfigError, LedgerError, LedgerReason, Problem
 from tocsin.ledger.base import Ledger
 
 T = TypeVar("T")
@@ -26,7 +26,10 @@ def configuration(chosen: Namespace) -> Config:
     alone."""
     named = chosen.config or os.environ.get("TOCSIN_CONFIG")
     if named == "-":
-        return load_text(_standard_input(), "standard input", os.environ)
+        text = decoded(_standard_input(), "standard input")
+        if isinstance(text, Problem):
+            raise ConfigError([text])
+        return load_text(text, "standard input", os.environ)
     if named:
         return load(Path(named), os.environ)
     if Path(_DEFAULT).exists():
@@ -37,8 +40,8 @@ def configuration(chosen: Namespace) -> Config:
 
 
 @cache
-def _standard_input() -> str:
-    return sys.stdin.read()
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read()
 
 
 def warn(config: Config) -> None:

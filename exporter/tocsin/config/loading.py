@@ -77,9 +77,17 @@ def _loaded(text: str, file: str, environ: Mapping[str, str], directory: FilePat
 def text_of(path: FilePath) -> str | Problem:
     """Read a file, or return why it cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return decoded(path.read_bytes(), str(path))
     except (OSError, ValueError) as error:
         return replace(problem("unreadable", why=why_unreadable(error)), file=str(path))
+
+
+def decoded(content: bytes, file: str) -> str | Problem:
+    """The text of a file, or why it has none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return replace(problem("unreadable", why="it is not UTF-8 text"), file=file)
 
 
 def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePath, environ: Mapping[str, str]) -> None:
