@@ -32,6 +32,10 @@ SOON = Backoff(initial=0.001, maximum=0.002)
         (Answer(status=503, headers={"Retry-After": "-5"}), Retry(Reason.SERVER_ERROR, "503", 0.0)),
         (Answer(status=503, headers={"Retry-After": "soon"}), Retry(Reason.SERVER_ERROR, "503")),
         (Answer(status=503, headers={"Retry-After": "inf"}), Retry(Reason.SERVER_ERROR, "503")),
+        (
+            Answer(status=503, headers={"Retry-After": f"Thu, 01 Jan 1970 00:02:00 +{'9' * 20}"}),
+            Retry(Reason.SERVER_ERROR, "503"),
+        ),
         (Answer(status=503, headers={"Retry-After": "9" * 30}), Retry(Reason.SERVER_ERROR, "503", 86400.0)),
         (
             Answer(status=503, headers={"Retry-After": "Thu, 01 Jan 1970 00:02:00 GMT"}),
