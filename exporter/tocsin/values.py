@@ -26,7 +26,7 @@ Numbers inside JSON are floats where that loses nothing, else Decimal.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
@@ -77,7 +77,8 @@ def reader(columns: Columns) -> Callable[[Row], dict[str, object]]:
 
 
 def jsonable(value: object) -> Any:
-    """Return the value as JSON can hold it, always in the same way (see the table above). Durations become seconds."""
+    """Return the value as JSON can hold it, always in the same way (see the table above). Durations become seconds.
+    Raises TypeError for a function."""
     convert = _TO_JSON.get(type(value))
     if convert is not None:
         return convert(value)
@@ -87,6 +88,12 @@ def jsonable(value: object) -> Any:
         return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted((jsonable(item) for item in value), key=repr)
+    if isinstance(value, Iterator | KeysView | ValuesView | ItemsView | range):
+        return [jsonable(item) for item in value]
+    if callable(value):
+        # Its text would hold an address of memory.
+        name = getattr(value, "__name__", type(value).__name__)
+        raise TypeError(f"{name} is a function, which has a value only where it is called: {name}()")
     return str(value)
 
 

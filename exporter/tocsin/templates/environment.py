@@ -24,6 +24,12 @@ from jinja2.utils import missing
 from tocsin.templates import filters
 from tocsin.templates.errors import TemplateCode
 
+MAX_TEXT = 4 * 1024 * 1024
+"""Characters that one rendering may have."""
+
+_MAX_BITS = 13_000
+"""Of a whole number that is a power. Python prints 4,300 digits at most."""
+
 EACH = "turns of a loop"
 PRINTED = "as printed"
 METHOD = "method of"
@@ -91,6 +97,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _refuse_text(operator, left, right)
+        _refuse_large(operator, left, right)
         if not self.strict and not isinstance(left, Undefined) and not isinstance(right, Undefined):
             if operator == "+" and isinstance(left, str) != isinstance(right, str):
                 left, right = filters.word(left), filters.word(right)
@@ -155,6 +162,16 @@ def _refuse_text(operator: str, left: Any, right: Any) -> None:
         raise TypeError(_TEXT_NUMBER.format(operator))
     if operator == "+" and mixed:
         raise TypeError("+ with text and a number; join them with ~")
+
+
+def _refuse_large(operator: str, left: Any, right: Any) -> None:
+    """Raise OverflowError for a number of a row that would make a text or a power which takes all memory or time."""
+    if operator == "*":
+        for repeated, times in ((left, right), (right, left)):
+            if isinstance(repeated, str | list | tuple) and isinstance(times, int) and len(repeated) * times > MAX_TEXT:
+                raise OverflowError(f"more than {MAX_TEXT:,} repetitions")
+    if operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MAX_BITS:
+        raise OverflowError("a power of more than 4,000 digits; write the base as a float, as in 2.0 ** row.n")
 
 
 class _Null:

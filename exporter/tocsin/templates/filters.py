@@ -46,9 +46,9 @@ def by_name() -> dict[str, Callable[..., Any]]:
     kinds: list[tuple[str, Callable[[Any], Any], bool]] = [
         (_OF_TEXT, text, False),
         ("count length reverse", _list_or_text, False),
-        ("first last", _list_or_text, True),
+        ("first last", _or_null(_list_or_text), True),
         (_OF_LISTS, _list, False),
-        ("max min", _list, True),
+        ("max min", _or_null(_list), True),
         ("dictsort items", lambda value: {} if value is None else value, False),
         (_OF_NUMBERS, lambda value: value, True),
     ]
@@ -68,11 +68,22 @@ def _seeing(call: Any, seen: Callable[[Any], Any], *, keeps_null: bool) -> Calla
 
     @functools.wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if keeps_null and args[place] is None:
+        value = None if args[place] is None and keeps_null else seen(args[place])
+        if value is None and keeps_null:
             return None
-        return call(*args[:place], seen(args[place]), *args[place + 1 :], **kwargs)
+        return call(*args[:place], value, *args[place + 1 :], **kwargs)
 
     return wrapped
+
+
+def _or_null(seen: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap `seen`: what is empty has no first and no largest part, which is NULL."""
+
+    def seen_or_null(value: Any) -> Any:
+        found = seen(value)
+        return found if isinstance(found, Undefined | Iterator) or len(found) else None
+
+    return seen_or_null
 
 
 def _list_or_text(value: Any) -> Any:
@@ -189,7 +200,7 @@ def printed(value: object) -> object:
         return ""
     if isinstance(value, str | int | float | Undefined) and not isinstance(value, bool):
         return value
-    plain = jsonable(list(value) if isinstance(value, Iterator) else value)
+    plain = jsonable(value)
     return plain if isinstance(plain, str) else json_text(plain)
 
 

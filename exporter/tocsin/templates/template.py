@@ -10,7 +10,7 @@ filters do.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import DecimalException
 from functools import lru_cache
 from types import TracebackType
@@ -20,13 +20,19 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.runtime import Undefined
 
-from tocsin.templates.environment import EACH, METHOD, ORDERED, PRINTED, Environment, MissingError, environment_of
+from tocsin.templates.environment import (
+    EACH,
+    MAX_TEXT,
+    METHOD,
+    ORDERED,
+    PRINTED,
+    Environment,
+    MissingError,
+    environment_of,
+)
 from tocsin.templates.errors import TemplateCode, TemplateError
 from tocsin.templates.filters import NothingError
 from tocsin.values import jsonable
-
-MAX_TEXT = 4 * 1024 * 1024
-"""Characters that one rendering may have."""
 
 VARIABLES = frozenset(
     {
@@ -170,7 +176,7 @@ def _expression(source: str, place: str, known: Collection[str], form: Form = "t
             value = context.vars["result"]
             if isinstance(value, Undefined):
                 str(value)  # a strict undefined raises over any use
-            return jsonable(list(value) if isinstance(value, Iterator) else value)
+            return jsonable(value)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             raise _failure(compiled, place, error) from None
 
