@@ -287,11 +287,11 @@ async def test_connections_lost_while_idle_are_made_again(server: LedgerServer, 
     ledger = await open_ledger(server)
     batch = commit([transition("1")], saved=[firing("1")])
     assert len(await ledger.commit(batch)) == 1
-    ended = await database.run(
-        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid()"
-    )
-    await until(lambda: not any(psutil.pid_exists(pid) for pid, _ in ended), "the server has ended them")
+    asked = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tocsin%' AND datname = current_database()"
+    sessions = [psutil.Process(pid) for (pid,) in await database.run(asked)]
+    for session in sessions:
+        await database.run("SELECT pg_terminate_backend(%s)", session.pid)
+    await until(lambda: not any(session.is_running() for session in sessions), "the server has ended them")
     assert await ledger.commit(batch) == []
     assert len(await ledger.commit(replace(batch, transitions=commit([transition("2")]).transitions))) == 1
     assert len(await ledger.find(Filter())) == 2

@@ -250,11 +250,11 @@ async def test_connection_that_ended_while_idle_is_made_again(database: Database
     """As `idle_session_timeout` or a pooler ends it. No attempt fails for it."""
     async with channel(config(database)) as made:
         assert await made.send([message(key="1")]) == [Delivered()]
-        [(pid, _)] = await database.run(
-            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        await until(lambda: not psutil.pid_exists(pid), "the server has ended it")
+        asked = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tocsin' AND datname = current_database()"
+        [(pid,)] = await database.run(asked)
+        session = psutil.Process(pid)
+        await database.run("SELECT pg_terminate_backend(%s)", pid)
+        await until(lambda: not session.is_running(), "the server has ended it")
         assert await made.send([message(key="2")]) == [Delivered()]
 
 
