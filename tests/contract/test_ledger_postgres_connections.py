@@ -144,11 +144,14 @@ async def test_processes_that_start_together_make_the_tables_once(database: Data
 async def test_defaults_of_the_role_do_not_change_updates_of_tables(database: Database) -> None:
     """A timeout of the role would end a migration of large tables each time."""
     name = conninfo_to_dict(database.dsn)["dbname"]
-    await database.run(f"ALTER DATABASE {name} SET statement_timeout = '29s'")
+    for setting in ("statement_timeout", "lock_timeout"):
+        await database.run(f"ALTER DATABASE {name} SET {setting} = '29s'")
     server = LedgerServer(dsn=SecretStr(database.dsn))
     link = Link(server)
     connection = await link.get()
     async with in_settings(connection, server):
-        cursor = await connection.execute("SHOW statement_timeout")
-        assert await cursor.fetchone() == ("1min",)
+        cursor = await connection.execute(
+            "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+        )
+        assert await cursor.fetchone() == ("1min", "0")
     await link.close()

@@ -65,6 +65,7 @@ class LedgerServer(Server):
             "search_path": sql.SQL("{}, pg_temp").format(sql.Identifier(self.namespace)).as_string(None),
             "idle_in_transaction_session_timeout": f"{round(min(self.timeout, _FORGOTTEN) * 1000)}ms",
             "statement_timeout": f"{round(self.timeout * 1000)}ms",
+            "lock_timeout": "0",  # the time of the statement is limited
             "extra_float_digits": "1",  # otherwise times are read without their last digits
             # Every statement finds its rows by an index. Tables that have just grown look small to the planner, which
             # would read the whole of them.
