@@ -47,6 +47,19 @@ def plain(instead: LiteralString) -> AfterValidator:
     return AfterValidator(checked)
 
 
+_WITH_MORE = re.compile(r"[^:]*:[0-9]+|.*://.*", re.DOTALL)
+
+
+def _host_alone(host: str) -> str:
+    if _WITH_MORE.fullmatch(host):
+        raise invalid("host_alone", "write the host alone, as in db.example.com; the port is a setting of its own")
+    return host
+
+
+HostAlone = AfterValidator(_host_alone)
+"""Refuses `host:port` and URLs where a host is a setting."""
+
+
 _read: ContextVar[dict[str, str]] = ContextVar("_read")
 
 

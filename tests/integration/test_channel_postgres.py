@@ -227,6 +227,10 @@ async def test_refused_session_setting_is_retried(database: Database) -> None:
     assert 'invalid value for parameter "work_mem"' in result.detail
 
 
+async def test_timeout_longer_than_the_server_takes_is_accepted(database: Database) -> None:
+    assert await sent(config(database, timeout="30d")) == [Delivered()]
+
+
 async def test_times_are_written_alike_under_all_settings(database: Database) -> None:
     """What a row says does not depend on how the session reads and writes dates."""
     odd = {"TimeZone": "Asia/Kathmandu", "DateStyle": "SQL, DMY", "standard_conforming_strings": "off"}

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from tocsin.postgres import (
     derived_name,
     failure_text,
     granted,
+    milliseconds,
     name_parts,
     relation,
     script,
@@ -63,7 +63,7 @@ class Config(Server, ChannelConfig, Options):
     """Notifications in one transaction at most."""
 
     def _own_settings(self) -> dict[str, str]:
-        return {"statement_timeout": f"{math.ceil(self.timeout * 1000)}ms"}
+        return {"statement_timeout": milliseconds(self.timeout)}
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Postgres":

@@ -22,6 +22,7 @@ from tocsin.postgres.settings import (
     Server,
     SettingsMade,
     Text,
+    milliseconds,
     parsed,
     without_password,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "failure_fix",
     "failure_text",
     "granted",
+    "milliseconds",
     "name_parts",
     "parsed",
     "relation",

@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.postgres.names import MAX_NAME, name_parts
-from tocsin.settings import Duration, Secret, Settings, invalid
+from tocsin.settings import Duration, HostAlone, Secret, Settings, invalid
 
 BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
 """Begins a transaction that sees what others commit, whatever the default of the role or the database is."""
@@ -53,6 +53,11 @@ def _short(value: str) -> str:
     if len(value.encode("utf-8", "replace")) > MAX_NAME:
         raise ValueError(f"must not be longer than {MAX_NAME} bytes")
     return value
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a limit of time as a setting of the server, which takes at most 24 days."""
+    return f"{min(math.ceil(seconds * 1000), 2**31 - 1)}ms"
 
 
 def _relation_name(value: str) -> str:
@@ -96,7 +101,7 @@ class Server(Settings):
     `host`, `port`, `user` and `database`."""
     dsn_file: Path | None = None
     """A file that holds the `dsn`."""
-    host: Text | None = None
+    host: Annotated[Text, HostAlone] | None = None
     """Name or address of the server, or the directory of its socket. Required without `dsn`."""
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     """TCP port."""

@@ -1,12 +1,11 @@
 """What the configuration of every source has, and that of the sources that speak PostgreSQL's protocol."""
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tocsin.postgres import OUTPUT, Positive, Server, SettingsMade, Text
+from tocsin.postgres import OUTPUT, Positive, Server, SettingsMade, Text, milliseconds
 from tocsin.settings import Duration, Settings, invalid
 
 __all__ = [
@@ -164,4 +163,4 @@ class PostgresConfig(Connection):
         return f"lower max_connections, which is {self.max_connections}, or allow the role more connections"
 
     def _own_settings(self) -> dict[str, str]:
-        return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms"}
+        return {"statement_timeout": milliseconds(self.statement_timeout)}

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tocsin.channels.email.addresses import FromColumn, Recipients, mailbox
 from tocsin.channels.settings import ChannelConfig, ChannelOptions, Name, Trial
-from tocsin.settings import Duration, Secret, invalid
+from tocsin.settings import Duration, HostAlone, Secret, invalid
 from tocsin.templates import Template, TemplateCode, TemplateError
 
 Security = Literal["none", "starttls", "tls"]
@@ -81,7 +81,7 @@ class Config(ChannelConfig, Options):
     type: Literal["email"]
     """The kind of channel."""
 
-    host: Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+    host: Annotated[str, Field(min_length=1, pattern=r"^\S+$"), HostAlone]
     """The SMTP server."""
 
     port: Annotated[int, Field(ge=1, le=65535)] | None = None

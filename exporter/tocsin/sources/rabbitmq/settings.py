@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from tocsin.settings import Duration, Secret, invalid
+from tocsin.settings import Duration, HostAlone, Secret, invalid
 from tocsin.sources.settings import EventSourceSettings, Positive, Text
 
 _LONGEST_KEY = 128
@@ -58,7 +58,7 @@ class Config(EventSourceSettings):
     `password` and `vhost`. In it, `%40` stands for `@`, `%2F` for `/`, and so on; without a vhost it is `/`."""
     url_file: str | None = None
     """A file that holds the url."""
-    host: Text | None = None
+    host: Annotated[Text, HostAlone] | None = None
     """Name or address of the server. Required without `url`."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """TCP port. Default: 5672, or 5671 with `tls`."""
