@@ -147,6 +147,8 @@ def _run(request: bytes, output: int, errors: int) -> None:
     os.dup2(errors, 2)
     os.close(output)
     os.close(errors)
+    # The one of the process that forks may be a file, which can be positioned.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the end
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
