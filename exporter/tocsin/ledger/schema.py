@@ -1,5 +1,20 @@
 """The tables, as a list of migrations: number n brings a file from version n to n + 1. Released ones never change."""
 
+from typing import LiteralString
+
+INTEGERS: LiteralString = """
+    -- Materialize's own integers, which have the numbers of bigint and bigint[] now: what is pending is sent as before.
+    UPDATE shapes SET columns = known.columns FROM (
+      SELECT max(id) AS id, columns FROM (
+        SELECT id, replace(replace(replace(replace(replace(replace(replace(replace(columns,
+          '",16460,', '",20,'), '",16462,', '",20,'), '",16464,', '",20,'), '",16552,', '",20,'),
+          '",16461,', '",1016,'), '",16463,', '",1016,'), '",16465,', '",1016,'), '",16553,', '",1016,') AS columns
+        FROM shapes) AS each
+      GROUP BY columns HAVING count(*) = 1) AS known             -- no two lists become the same
+    WHERE shapes.id = known.id;
+"""
+"""The same in every store."""
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE shapes (
@@ -129,4 +144,5 @@ MIGRATIONS: tuple[str, ...] = (
       dropped    INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     """,
+    INTEGERS,
 )

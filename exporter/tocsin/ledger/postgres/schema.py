@@ -11,6 +11,7 @@ from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, in_settings
+from tocsin.ledger.schema import INTEGERS
 from tocsin.ledger.tables import unfinished
 from tocsin.postgres import PgConnection
 
@@ -223,6 +224,7 @@ MIGRATIONS: tuple[str, ...] = (
       dropped    integer NOT NULL DEFAULT 0
     );
     """,
+    INTEGERS,
 )
 
 
