@@ -93,6 +93,6 @@ def _open_streams() -> None:
 def _write_any_text() -> None:
     """Have standard output take every text, whatever the locale: a terminal in its own encoding, a file or a pipe in
     UTF-8, as every file that Tocsin reads."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
