@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from tocsin.model import Columns, Row, Transition
@@ -109,8 +110,8 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
         "at": _moment(transition.at),
         "labels": _labels(texts, view),
         "value": _value(texts, view),
-        "row": jsonable(_typed(transition.columns, transition.row)),
-        "previous": None if previous is None else jsonable(_typed(transition.columns, previous)),
+        "row": _plain(transition.columns, transition.row),
+        "previous": None if previous is None else _plain(transition.columns, previous),
         "annotations": _annotations(_scope(transition, id_, view), view) if view.annotations else {},
     }
 
@@ -196,6 +197,10 @@ def _typed(columns: Columns, row: Row) -> dict[str, object]:
     return {column.name: typed(column, text) for column, text in zip(columns, row, strict=False)}
 
 
+def _plain(columns: Columns, row: Row) -> dict[str, Any]:
+    return {column.name: jsonable(typed(column, text)) for column, text in zip(columns, row, strict=False)}
+
+
 def _labels(texts: Mapping[str, str | None], view: View) -> dict[str, str]:
     labels = dict(view.static_labels)
     for label, column in view.labels:
@@ -226,6 +231,8 @@ def _time(milliseconds: int) -> object:
         return str(milliseconds)  # beyond the year 9999: a constant view's time can be 2**64-1
 
 
+@lru_cache(1000)
 def _moment(milliseconds: int) -> str:
+    """A time as text. Cached, since the notifications of one batch have the same."""
     moment = _time(milliseconds)
     return moment.isoformat(timespec="milliseconds")[:-6] + "Z" if isinstance(moment, datetime) else str(moment)

@@ -1,5 +1,6 @@
 """HTTP for channels: requests, JSON bodies, and what a status and a `Retry-After` mean for a notification."""
 
+import asyncio
 import email.utils
 import io
 import json
@@ -64,12 +65,13 @@ class Client:
         # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
         data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
         try:
-            async with self._opened().request(
-                method, url, data=data, headers=headers, allow_redirects=False
-            ) as response:
+            async with (
+                asyncio.timeout(self._timeout) as limit,
+                self._opened().request(method, url, data=data, headers=headers, allow_redirects=False) as response,
+            ):
                 if response.status in success:
                     return Delivered(answer=str(response.status))
-                text = redact(f"{response.status} {await _beginning(response)}")
+                text = redact(f"{response.status} {await _beginning(response, limit)}")
                 return Answer(response.status, text, retry_after(response.headers.get("Retry-After"), self._now()))
         except TimeoutError:
             return Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")
@@ -90,7 +92,10 @@ class Client:
         """Return the body of an answer 200 of at most `most` bytes; None for anything else. Never raises."""
         content = bytearray()
         try:
-            async with self._opened().get(url, headers=headers, allow_redirects=False) as response:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._opened().get(url, headers=headers, allow_redirects=False) as response,
+            ):
                 if response.status != 200:
                     return None
                 async for chunk in response.content.iter_any():
@@ -104,7 +109,7 @@ class Client:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                timeout=aiohttp.ClientTimeout(),  # `asyncio.timeout` takes half the time of aiohttp's
                 connector=aiohttp.TCPConnector(**self._connector),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -117,12 +122,16 @@ class Client:
             self._session = None
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """The first bytes of an answer. Its status is known, so a failure while reading changes nothing."""
+async def _beginning(response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> str:
+    """The first bytes of an answer, read until the end of `limit`. Its status is known, so a failure while reading
+    changes nothing."""
     content = bytearray()
+    end = limit.when()
+    limit.reschedule(None)
     try:
-        while len(content) < MAX_ANSWER and (chunk := await response.content.read(MAX_ANSWER - len(content))):
-            content += chunk
+        async with asyncio.timeout_at(end):
+            while len(content) < MAX_ANSWER and (chunk := await response.content.read(MAX_ANSWER - len(content))):
+                content += chunk
     except (aiohttp.ClientError, OSError, TimeoutError):
         pass
     return content.decode("utf-8", "replace")
@@ -183,6 +192,9 @@ def retry_after(header: str | None, now: float) -> float | None:
 def json_bytes(value: object) -> bytes:
     """A value as compact JSON in UTF-8, keys in their order. The same value gives the same bytes."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
