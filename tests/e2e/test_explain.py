@@ -10,7 +10,7 @@ import pytest
 
 from support.postgres import Database
 from support.receiver import Answer, Receiver, of_json
-from support.tocsin import Harness, TocsinProcess, command, quick_channel, running
+from support.tocsin import Harness, TocsinProcess, command, quick_channel, running, write
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -114,6 +114,37 @@ async def test_receiver_that_answers_400_is_named(night: Night) -> None:
         status, output, errors = await command(night.directory, "outbox", "show", one["id"], "-c", "tocsin.yaml")
         assert (status, errors) == (0, "")
         has_all(output, '"Authorization": "<secret>"', "400", "route to hook (webhook)", "next: the fired to hook")
+
+
+async def test_every_process_knows_what_the_leader_sent(night: Night) -> None:
+    """Each process reads the view at times of its own, and still answers with the episode of the leader. Where the
+    leader was killed, the command says how to ask another one."""
+    night.config["ledger"] = {"url": night.database.dsn, "lease": "1s"}
+    night.receiver.script(of_json(400, {"error": "the field severity is missing"}))
+    async with (
+        running(night.directory, night.config, file="first.yaml") as first,
+        running(night.directory, night.config, file="second.yaml") as second,
+    ):
+        for one in (first, second):
+            await one.until_ready()
+        await night.late(17)
+
+        async def said() -> list[tuple[str, list[str]]]:
+            found = [await one.json("/api/v1/explain/late_orders?key=17") for one in (first, second)]
+            return [(one["started_at"], [sent["status"] for sent in one["notifications"]]) for one in found]
+
+        async def alike() -> bool:
+            [one, other] = await said()
+            return one == other and one[1] == ["dead"]
+
+        await until_some(alike, "the same answer of both")
+        night.config["web"]["listen"] = first.url.removeprefix("http://")
+        await first.kill()
+        write(night.directory / "tocsin.yaml", night.config)
+        status, output, errors = await command(night.directory, "explain", "late_orders", "17")
+        assert status == 0
+        has_all(errors, "connection refused; does", "`tocsin instances` lists the processes", "reading the ledger")
+        has_all(output, "given up on", "the field severity is missing")
 
 
 async def test_view_that_was_replaced_is_named(night: Night) -> None:

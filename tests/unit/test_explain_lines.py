@@ -1,6 +1,6 @@
 """What `tocsin explain` prints of the keys that can be asked about."""
 
-from tocsin.cli.explain import keys_listed
+from tocsin.cli.explain import keys_listed, notification_lines
 
 
 def test_keys_that_read_alike_have_their_fingerprints() -> None:
@@ -16,3 +16,11 @@ def test_keys_that_read_alike_have_their_fingerprints() -> None:
         "region= id=1  bb",
         "region=eu id=1  (firing)",
     ]
+
+
+def test_recipients_are_in_the_line_of_a_request() -> None:
+    request = {"from": "a@example.com", "to": ["b@example.com", "c@example.com"], "parts": [{}], "text": "x" * 99}
+    one = {"id": "ab", "kind": "fired", "at": "now", "channel": "mail", "status": "pending", "says": [], "answers": []}
+    assert [text for _, text in notification_lines({**one, "request": request})][-1] == (
+        "request: from a@example.com, to b@example.com c@example.com"
+    )

@@ -1,6 +1,8 @@
 """What `Explainer` asks besides the ledger: the running process, or nothing but the configuration."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tocsin.alert import Alert, RowAlert
 from tocsin.app import build
@@ -12,6 +14,7 @@ from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import ConfigError
 from tocsin.exposition import AlertStatus
+from tocsin.firing import Firing
 from tocsin.ledger.base import Ledger
 
 _TRIES, _PAUSE = 50, 0.05
@@ -32,10 +35,21 @@ class RunningProcess:
             if pipeline is None or not pipeline.columns:
                 return None
             try:
-                return Rows(columns=pipeline.columns, frontier=pipeline.frontier, firings=[*pipeline.firings()])
+                rows = Rows(columns=pipeline.columns, frontier=pipeline.frontier, firings=[*pipeline.firings()])
             except RuntimeError:  # a thread is applying a large batch
                 await asyncio.sleep(_PAUSE)
+            else:
+                return replace(rows, firings=await self._as_led(alert.name, rows.firings))
         return None
+
+    async def _as_led(self, alert: str, firings: Sequence[Firing]) -> Sequence[Firing]:
+        """Return rows with the episodes of the process that leads: a follower reads a polled source at other times, and
+        the notifications are of the leader's episodes. Raises LedgerError."""
+        if self._runtime.ledger is None or not self.leader(alert):
+            return firings
+        stored = await self._runtime.ledger.load(alert)
+        led = {} if stored is None else {one.fingerprint: one for one in stored.firings}
+        return [replace(led.get(one.fingerprint, one), row=one.row, counts=one.counts) for one in firings]
 
     def status(self, alert: Alert) -> AlertStatus | None:
         return self._runtime.inputs.status(alert)

@@ -78,7 +78,7 @@ def _lines(found: Mapping[str, Any]) -> Lines:
         yield from [(0, ""), (0, f"channel {route['channel']} ({route['type'] or 'not configured'}){state}")]
         yield from ((2, text) for text in route["says"])
     for one in found["notifications"]:
-        yield from _notification(one)
+        yield from notification_lines(one)
     if found["next"]:
         yield from [(0, ""), (0, "next")]
         for step in found["next"]:
@@ -102,7 +102,8 @@ def _row(found: Mapping[str, Any]) -> Lines:
         yield 2, f"{name:<{width}}  {'null' if value is None else cell(value)}"
 
 
-def _notification(one: Mapping[str, Any]) -> Lines:
+def notification_lines(one: Mapping[str, Any]) -> Lines:
+    """What became of a notification of a key, with its last attempts and the short parts of its request."""
     yield 0, ""
     yield 0, f"notification {one['id'][:_SHORT]}: {one['kind']} at {one['at']}, to {one['channel']}: {one['status']}"
     yield from ((2, text) for text in one["says"])
@@ -114,12 +115,17 @@ def _notification(one: Mapping[str, Any]) -> Lines:
     for answer in answers[-_ANSWERS:]:
         yield 2, f"{answer['at']} {answer['outcome']}{_answer(answer)}"
     if one["request"] is not None:
-        short = (
-            f"{name} {text}" for name, text in one["request"].items() if isinstance(text, str) and len(text) < _SIZE
-        )
+        texts = {name: _short(item) for name, item in one["request"].items()}
+        short = (f"{name} {text}" for name, text in texts.items() if text and len(text) < _SIZE)
         yield 2, f"request: {', '.join(short) or ', '.join(one['request'])}"
     elif one["request_error"]:
         yield 2, f"no request: {one['request_error']}"
+
+
+def _short(item: object) -> str:
+    """Return a text, or a list of texts as recipients are, on one line; nothing for what is larger."""
+    texts = item if isinstance(item, list) else [item]
+    return " ".join(texts) if all(isinstance(text, str) for text in texts) else ""
 
 
 def _answer(answer: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from argparse import Namespace
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Running:
     url: str
     context: ssl.SSLContext | None
     authorization: str = field(default="", repr=False)
+    elsewhere: str = "--url names another place"
+    """What to do where no process answers."""
 
     def get(self, path: str, timeout: float | None = None) -> Any:
         """Return the answer, open. `timeout`: seconds that the process may be silent. Raises TocsinError."""
@@ -46,7 +48,7 @@ class Running:
             raise TocsinError(_reason(error)) from None
         except (OSError, ValueError) as error:
             why = getattr(error, "reason", error)
-            raise UnreachableError(f"{self.url}: {_why(why)}") from None
+            raise UnreachableError(f"{self.url}: {_why(why, self.elsewhere)}") from None
 
     def certificate_ends(self) -> float | None:
         """Return until when the certificate of the process is valid, in wall-clock seconds; None without TLS, and where
@@ -71,7 +73,10 @@ def running(chosen: Namespace) -> Running:
     if not url.startswith(("http://", "https://")):
         raise TocsinError(f"{url}: not an address; write for example http://127.0.0.1:8627")
     context = _context(chosen, config) if url.startswith("https://") else None
-    return Running(url=url, context=context, authorization=_authorization(chosen, config))
+    found = Running(url=url, context=context, authorization=_authorization(chosen, config))
+    if config is not None and config.ledger.server() is not None:
+        return replace(found, elsewhere="`tocsin instances` lists the processes that run, and --url asks one of them")
+    return found
 
 
 def _listening(config: Config | None) -> str:
@@ -125,12 +130,12 @@ def _authorization(chosen: Namespace, config: Config | None) -> str:
     return f"Bearer {token}" if token else ""
 
 
-def _why(error: object) -> str:
+def _why(error: object, elsewhere: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}; --ca names the CA that signed it"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason}; a server that asks for client certificates needs --cert"
-    return f"{error}; does `tocsin run` run there? --url names another place"
+    return f"{getattr(error, 'strerror', None) or error}; does `tocsin run` run there? {elsewhere}"
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
