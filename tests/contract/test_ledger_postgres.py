@@ -80,7 +80,10 @@ async def test_two_processes_of_one_name_are_two(server: LedgerServer) -> None:
         opening = asyncio.create_task(open_ledger(server, configuration=another, waiting=waiting))
         await waits.wait()
         name = f"process {os.getpid()} on {socket.gethostname()}"
-        assert reasons[0] == f"2 times {name} run another configuration (alerts.late differs)"
+        assert reasons[0] == (
+            f"2 times {name} run another configuration (alerts.late differs); `tocsin run` waits until"
+            " they run this one or have ended. Set another ledger.namespace if they are another installation"
+        )
         found = await listed(server)
         assert [one.name for one in found] == [name, name]
         assert found[0].epoch != found[1].epoch

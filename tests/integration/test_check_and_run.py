@@ -1,6 +1,8 @@
 """What `tocsin check --online` refuses, `tocsin run` reports in the same words, once for each alert."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from support.postgres import Database, Postgres
 from support.tocsin import command, running, write
+from tocsin.ledger.schema import MIGRATIONS
 
 OBJECTS = """
 CREATE SCHEMA shop;
@@ -54,6 +57,27 @@ async def test_check_and_run_refuse_in_the_same_words(database: Database, tmp_pa
         [reason] = [line for line in reasons.splitlines() if line.startswith(f"alert {name.replace(' ', '_')}: ")]
         assert text in reported
         assert reason.startswith(f"alert {name.replace(' ', '_')}: {text}"), "the name of the alert is there once"
+
+
+async def test_check_reads_the_file_of_the_ledger(database: Database, tmp_path: Path) -> None:
+    """It finds a ledger that `tocsin run` would refuse. One that it would bring up to date is none of those."""
+    hook = {"type": "webhook", "url": "http://127.0.0.1:9/"}
+    alert = {"key": ["id"], "labels": ["id"], "notify": ["hook"]}
+    config = whole(database, order=alert) | {"channels": {"hook": hook}, "ledger": {"path": "state.db"}}
+    file = write(tmp_path / "tocsin.yaml", config)
+    for version, words in (
+        (1, ""),
+        (len(MIGRATIONS) + 1, "ledger.path: state.db: written by a newer version of Tocsin"),
+    ):
+        with closing(sqlite3.connect(tmp_path / "state.db")) as ledger:
+            ledger.execute(f"PRAGMA user_version = {version}")
+        status, _, problems = await command(tmp_path, "check", "--online", "-c", str(file))
+        assert ("ledger" in problems, words in problems) == (bool(words), True), problems
+        if words:
+            assert status == 1
+            assert words in problems
+            async with running(tmp_path, config) as tocsin:
+                assert await tocsin.exited() == 3
 
 
 async def test_check_and_run_accept_what_a_gauge_can_show(database: Database, tmp_path: Path) -> None:

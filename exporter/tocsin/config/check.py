@@ -15,9 +15,9 @@ from tocsin.config.parts import parts
 from tocsin.config.problems import nearest
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.tls import protection, read_files
-from tocsin.errors import ConfigError, LedgerError, Problem, SourceError, SourceReason
+from tocsin.errors import ConfigError, LedgerError, LedgerReason, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
-from tocsin.ledger import postgres
+from tocsin.ledger import postgres, sqlite
 from tocsin.model import Columns, Event, Row
 from tocsin.pipeline.columns import unfit_type
 from tocsin.sources.base import Verifiable
@@ -103,8 +103,10 @@ async def check_online(
         if isinstance(source, Verifiable):
             names = {alert.event_name for alert in config.event_alerts.values() if alert.source == name}
             work.append(guarded(f"sources.{name}", _verified(config, f"sources.{name}", source.verify(sorted(names)))))
-    if config.needs_ledger and (server := config.ledger.server()) is not None:
-        work.append(guarded("ledger.url", _verified(config, "ledger.url", postgres.verify(server))))
+    if config.needs_ledger:
+        server = config.ledger.server()
+        path, kept = ("ledger.path", _file(config)) if server is None else ("ledger.url", postgres.verify(server))
+        work.append(guarded(path, _verified(config, path, kept)))
     for name, channel in channels.items():
         work.append(guarded(f"channels.{name}", _verified(config, f"channels.{name}", channel.verify())))
     return list(_once_each_source(one for found in await asyncio.gather(*work) for one in found))
@@ -123,6 +125,18 @@ async def warnings_online(config: Config) -> list[Problem]:
 
 async def _verified(config: Config, path: str, sentences: Awaitable[Sequence[str]]) -> list[Problem]:
     return [config.places.problem("refused", path, why=why) for why in await sentences]
+
+
+async def _file(config: Config) -> list[str]:
+    """Why `tocsin run` would not use the file of the ledger that is there. One of an older version it would."""
+    file = Path(config.ledger.path)
+    if not await asyncio.to_thread(file.exists):
+        return []
+    try:
+        await (await asyncio.to_thread(sqlite.open_ledger, file, runs_alerts=False)).close()
+    except LedgerError as error:
+        return [] if error.reason is LedgerReason.OLDER else [str(error)]
+    return []
 
 
 def _once_each_source(problems: Iterable[Problem]) -> Iterator[Problem]:

@@ -104,8 +104,7 @@ TEXTS: Mapping[str, str] = {
     "unchecked": "cannot be checked: {why}",
     "source": "{why}",
     "refused": "{why}",
-    "waits": "{why}; `tocsin run` waits until they run this one or have ended. Set another ledger.namespace if they"
-    " are another installation",
+    "waits": "{why}",
     "unknown_column": "there is no column {name!r}{where} (there are {listed}){suggestion}",
     "nested_column": "there is no column {name!r}; a field of {column} needs a column of its own: select it in the "
     "view or query, as in {column}->>'{field}'",

@@ -6,7 +6,7 @@ statement of each transaction renews the lease, and fails where another process 
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,7 +113,7 @@ def _another(others: Result, ours: Mapping[str, str]) -> str:
     theirs = json.loads(others.rows[0][1] or "{}")
     # Containers may have one name, and the same process number.
     names = Counter(name for name, _ in others.rows)
-    who = " and ".join(name if count == 1 else f"{count} times {name}" for name, count in names.items())
+    who = _listed([name if count == 1 else f"{count} times {name}" for name, count in names.items()])
     if "copy" in theirs:
         return f"{who} copies a ledger"
     run = "runs" if len(others.rows) == 1 else "run"
@@ -122,8 +122,15 @@ def _another(others: Result, ours: Mapping[str, str]) -> str:
     differ = differing(theirs, ours)
     if len(differ) > 4:
         differ[3:] = [f"{len(differ) - 3} more"]
-    named = " and ".join([*filter(None, [", ".join(differ[:-1])]), differ[-1]])
-    return f"{who} {run} another configuration ({named} {'differ' if len(differ) > 1 else 'differs'})"
+    return (
+        f"{who} {run} another configuration ({_listed(differ)} {'differ' if len(differ) > 1 else 'differs'});"
+        " `tocsin run` waits until they run this one or have ended."
+        " Set another ledger.namespace if they are another installation"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def differing(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:

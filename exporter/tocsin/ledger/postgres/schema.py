@@ -343,7 +343,7 @@ async def _version(db: PgConnection, server: LedgerServer) -> int:
     if version > len(MIGRATIONS):
         raise LedgerError(
             f"{server.display}: written by a newer version of Tocsin (tables {version}, this one knows"
-            f" {len(MIGRATIONS)}); run that version, or choose another schema",
+            f" {len(MIGRATIONS)}); run that version, or choose another ledger.namespace",
             LedgerReason.NEWER,
         )
     return version
