@@ -103,7 +103,7 @@ LOST: dict[str, tuple[str, object, str]] = {
     "schedule": (
         "queries.q",
         {**QUERY_EXPORTER["queries"]["q"], "interval": None, "schedule": "0 7 * * *"},
-        "'0 7 * * *'",
+        "'0 7 * * *' of the query q: it is read every 1d",
     ),
     "key": ("queries.q.retries", 3, "queries.q.retries"),
     "metric": ("queries.q.metrics", ["m", "n"], "the metric n of the query q"),
@@ -116,6 +116,15 @@ def test_what_is_not_translated_is_named(case: str, tmp_path: Path) -> None:
     path, value, note = LOST[case]
     _, notes = translated(tmp_path, merged(QUERY_EXPORTER, path, value))
     assert any(note in one for one in notes.lost), notes.lost
+
+
+def test_query_of_which_nothing_is_kept_has_no_other_notes(tmp_path: Path) -> None:
+    """It ran at each scrape, which is of no interest here. The page has a note on rows with the same labels."""
+    file = merged(QUERY_EXPORTER, "metrics.m.type", "histogram")
+    del file["queries"]["q"]["interval"]
+    _, notes = translated(tmp_path, file)
+    assert not [one for one in notes.different if "the query q" in one]
+    assert [one for one in notes.different if "same labels" in one and "there the last" in one]
 
 
 def test_weekdays_of_query_exporter_count_from_monday(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from pydantic_core import PydanticCustomError
 from tocsin.init import others, parameters, schedule
 from tocsin.init.others import Section
 from tocsin.init.translation import Gauge, Notes, Server, document, gauge_name, one_line, server_of, session_settings
+from tocsin.settings import duration_text
 
 _TITLE = "Translated from a configuration of query-exporter. docs/migrate-from-query-exporter.md has what differs."
 _SCRAPE = 15.0
 _GENERAL = (
     "a series ends with its row; there it stays with its last value, or for `expiration`",
     "a NULL value is NaN, there it is 0; a NULL label is left out, there it is None; true and false are t and f",
+    "of rows with the same labels, also of several parameters, the largest value is shown, there the last",
     "a failing query withdraws its series after stale_after, and /readyz names it; there the last values stay",
 )
 
@@ -93,9 +95,10 @@ def _gauges(found: _File, notes: Notes) -> Iterator[Gauge]:
         for one in query.metrics:
             if one not in metrics:
                 notes.lose(f"the metric {one} of the query {name}: it is not under `metrics`")
-        interval = _interval(name, query, notes)
+        kept_metrics = _kept(metrics, notes)
+        interval = _interval(name, query, notes) if kept_metrics else None
         sql = parameters.query(query.sql, parameters.sets(query.parameters))
-        for metric, kept in _kept(metrics, notes).items():
+        for metric, kept in kept_metrics.items():
             for database in query.databases:
                 server = servers.get(database)
                 if server is None:
@@ -147,7 +150,8 @@ def _interval(name: str, query: _Query, notes: Notes) -> float | None:
             notes.lose(f"the interval of the query {name}: {one_line(str(query.interval))}")
         return seconds
     seconds = schedule.nearest_interval(query.schedule)
-    notes.lose(f"the schedule {query.schedule!r} of the query {name}: it is read every {seconds:g} s, and at the start")
+    text = duration_text(seconds)
+    notes.lose(f"the schedule {query.schedule!r} of the query {name}: it is read every {text}, and at the start")
     days = schedule.weekdays(query.schedule, monday=0)
     if days:
         before = schedule.weekdays(query.schedule, monday=1)

@@ -10,6 +10,7 @@ from pydantic import Field
 from tocsin.init import others, schedule
 from tocsin.init.others import Section
 from tocsin.init.translation import Gauge, Notes, Server, document, gauge_name, server_of, session_settings, url_parts
+from tocsin.settings import duration_text
 
 _TITLE = (
     "Translated from a configuration of justwatch's sql_exporter. docs/migrate-from-sql-exporter.md has what differs."
@@ -18,6 +19,7 @@ _DEFAULT_INTERVAL = 300.0
 _LABELS = ("driver", "host", "database", "user")
 _GENERAL = (
     "a series ends with its row; there an empty or failing result keeps the last rows, unless allow_zero_rows is set",
+    "of rows with the same labels the largest value is shown, there the whole scrape failed with status 500",
     "a failing query withdraws its series after stale_after, and /readyz names it",
     "sql_exporter_last_scrape_failed is tocsin_alert_up and tocsin_alert_source_errors_total",
     "a NULL value is NaN, there the row is left out; a NULL label is left out, there it is empty",
@@ -70,7 +72,8 @@ def _of_job(job: _Job, queries: dict[str, str], notes: Notes) -> Iterator[Gauge]
     interval = schedule.go_duration(job.interval) if job.interval is not None else None
     if job.cron_schedule:
         interval = schedule.nearest_interval(job.cron_schedule)
-        notes.lose(f"cron_schedule {job.cron_schedule!r} of the job {job.name}: it is read every {interval:g} s")
+        every = duration_text(interval)
+        notes.lose(f"cron_schedule {job.cron_schedule!r} of the job {job.name}: it is read every {every}")
     options = session_settings(job.startup_sql, f"the job {job.name}", notes)
     for number, connection in enumerate(job.connections):
         url = re.sub(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}", lambda found: "${" + found[1].upper() + "}", connection)
