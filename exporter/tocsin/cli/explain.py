@@ -124,8 +124,9 @@ def notification_lines(one: Mapping[str, Any]) -> Lines:
 
 def _short(item: object) -> str:
     """Return a text, or a list of texts as recipients are, on one line; nothing for what is larger."""
-    texts = item if isinstance(item, list) else [item]
-    return " ".join(texts) if all(isinstance(text, str) for text in texts) else ""
+    items = item if isinstance(item, list) else [item]
+    texts = [one for one in items if isinstance(one, str)]
+    return " ".join(texts) if len(texts) == len(items) else ""
 
 
 def _answer(answer: Mapping[str, Any]) -> str:
