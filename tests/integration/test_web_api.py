@@ -109,6 +109,7 @@ async def test_one_notification_has_fields_and_attempts(start: Start, process: F
     record = await (await client.get(f"/api/v1/notifications/{DEAD.id}")).json()
     assert (record["status"], record["reason"], record["detail"], record["attempts"]) == ("dead", "rejected", "422", 3)
     assert record["settled_at"] == "2023-11-14T22:13:22.000Z"
+    assert record["not_before"] is None, "it never waited"
     assert record["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
     assert [(one["outcome"], one["answer"]) for one in record["answers"]] == [("dead", "no answer")]
     assert (record["request"], record["route"]["channel"]) == ({"to": ["ann"]}, "people")

@@ -145,8 +145,8 @@ def transition(found: Transition, alert: Alert | None) -> Json:
 
 
 def notification(record: Record, alert: Alert | None) -> Json:
-    """Return one notification. `seq` rises in the order of commits; `reason` and `detail`: why the last attempt
-    failed."""
+    """Return one notification. `seq` rises in the order of commits; `not_before`: when it may be tried again, None
+    before a first failure; `reason` and `detail`: why the last attempt failed."""
     key, times = (record.alert, record.fingerprint, Kind(record.kind)), (record.started_at, record.at)
     found = Transition(*key, *times, record.columns, record.row, record.previous)
     return {
@@ -161,7 +161,7 @@ def notification(record: Record, alert: Alert | None) -> Json:
         "at": source_time(record.at),
         "attempts": record.attempts,
         "created_at": wall_time(record.created_at),
-        "not_before": wall_time(record.not_before),
+        "not_before": wall_time(record.not_before or None),
         "settled_at": wall_time(record.settled_at),
         "reason": record.reason,
         "detail": record.detail,
