@@ -157,6 +157,30 @@ async def test_request_waits_for_claimed_member(ledger: Ledger) -> None:
     assert await repeats(ledger) == [[one.id, two.id]]
 
 
+async def test_retried_one_goes_before_a_later_one_of_its_key(ledger: Ledger) -> None:
+    """Which was committed meanwhile, and is not sent yet."""
+    [first] = await fired(ledger, "1")
+    await ledger.claim("hook", 10)
+    await ledger.settle([settlement(first, Status.DEAD)])
+    assert not (await ledger.claim("hook", 10)).heads
+    [later] = await fired(ledger, "1", at=2000)
+    await ledger.retry([first.id])
+    assert [one.id for one in (await ledger.claim("hook", 10)).heads] == [first.id]
+    await ledger.settle([delivered(first)])
+    assert (await ledger.claim("hook", 10)).heads == [later]
+
+
+async def test_retried_request_goes_before_a_later_one_of_its_key(ledger: Ledger) -> None:
+    one, two = await fired(ledger, "1", "2")
+    await bound(ledger, one, two, status=Status.DEAD)
+    assert not (await ledger.claim("hook", 10)).heads
+    [later] = await fired(ledger, "1", at=2000)
+    await ledger.retry([one.id, two.id])
+    assert await repeats(ledger) == [[one.id, two.id]]
+    await ledger.settle([delivered(one), delivered(two)])
+    assert (await ledger.claim("hook", 10)).heads == [later]
+
+
 async def test_retry_changes_key_after_final_error_only(ledger: Ledger) -> None:
     """A receiver may have stored a final error under the key, and may have accepted the others."""
     reasons = ["rejected", "too_large", "not_processed", "exhausted", "expired"]

@@ -22,7 +22,8 @@ async def test_rows_are_read_again_while_a_large_batch_is_applied() -> None:
         yield firing()
 
     pipeline = SimpleNamespace(columns=COLUMNS, frontier=5, firings=firings)
-    runtime: Any = SimpleNamespace(inputs=SimpleNamespace(rows=lambda name: pipeline if name == "late" else None))
+    inputs = SimpleNamespace(rows=lambda name: pipeline if name == "late" else None)
+    runtime: Any = SimpleNamespace(inputs=inputs, ledger=None)
     around = RunningProcess(cast("Runtime", runtime))
     rows = await around.rows(alert())
     assert rows is not None

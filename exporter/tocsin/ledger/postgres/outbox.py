@@ -56,10 +56,15 @@ _CLAIMED = """
     SELECT count(*), coalesce(bool_or(n.ordering_key = ANY(%(held)s) OR EXISTS (
       SELECT FROM notifications AS other
       WHERE other.channel = n.channel AND other.ordering_key = n.ordering_key AND other.status = 'pending'
-        AND other.owner IS NOT NULL AND (other.seq <> n.seq OR other.owner <> %(owner)s))), false)
+        AND other.owner <> %(owner)s)), false)
     FROM notifications AS n WHERE n.request = %(request)s AND n.status = 'pending'
 """
 """The members of a request, and whether the ordering key of one is claimed."""
+_GIVE_WAY = """
+    UPDATE notifications SET owner = NULL
+    WHERE channel = %s AND ordering_key = ANY(%s) AND status = 'pending' AND owner = %s AND NOT seq = ANY(%s)
+"""
+"""A later one of the ordering key was claimed when it was committed; then an earlier one became pending again."""
 _RECOVER = """
     UPDATE notifications AS n SET owner = NULL, passes = CASE WHEN n.passes = 0 THEN 2 ELSE n.passes END,
       ready_at = CASE WHEN n.created_at <= %s THEN greatest(n.ready_at, %s) ELSE n.ready_at END
@@ -106,6 +111,7 @@ async def claim(
             repeats.append(members)
             busy |= {member.ordering_key for member in members}
     chosen = [*heads, *(member.seq for members in repeats for member in members)]
+    db.add(_GIVE_WAY, (asked["channel"], [*map(storable, busy)], owner, chosen))
     db.add("UPDATE notifications SET owner = %s WHERE seq = ANY(%s) AND owner IS NULL", (owner, chosen))
     in_memory = [one for seq in heads if (one := known.get(seq)) is not None]
     others = db.add(_BY_SEQ, ([*({*heads} - {one.seq for one in in_memory})],))
