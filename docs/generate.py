@@ -125,7 +125,7 @@ An alert on events is `refusing` if at least the last three messages of its sour
 `tocsin_alert_up` is then 0. Requests that an `http` source refuses do not change the state, since anyone can send them;
 they are counted, and shown with the alert.
 
-Readiness (`/readyz`) is 503 while Tocsin does not see the rows of an alert, cannot write its ledger, or is starting.
+Readiness (`/readyz`) is 503 while Tocsin does not see the rows of an alert, cannot use its ledger, or is starting.
 With a channel that is not `up`, or an alert that is `refusing`, it is 200 with a line for each, since a restart would
 not help. `/api/v1/status` has the same in `warnings`.
 

@@ -69,6 +69,7 @@ async def scrape(tocsin: TocsinProcess) -> None:
     as_prometheus = {"User-Agent": "Prometheus/3.16.0"}
     async with aiohttp.request("GET", f"{tocsin.url}/metrics", headers=as_prometheus) as response:
         assert response.status == 200
+        await response.read()  # a page that was not written whole was not read
 
 
 async def test_healthy_installation_has_no_finding(database: Database, tmp_path: Path) -> None:

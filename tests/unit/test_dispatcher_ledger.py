@@ -201,13 +201,15 @@ async def test_unreadable_outbox_is_read_again_soon(harness: DispatcherHarness) 
     """Not at each commit, and within 2 s however long it has failed and whatever the backoff of the channel is."""
     ledger = FaultyLedger(harness.ledger)
     ledger.failures["claim"] = 10
-    harness.start(FakeChannel(), ledger=ledger)
+    dispatcher = harness.start(FakeChannel(), ledger=ledger)
     ids = [id_ for number in range(50) for id_ in await harness.fire(str(number))]
     await harness.quiet()
     assert ledger.count("claim") == 1
+    assert dispatcher.message.startswith("cannot read the outbox: ")
     for _ in range(10):
         await harness.advance(2)
     await harness.delivered(*ids)
+    assert not dispatcher.message
 
 
 async def test_unreadable_previous_ids_make_no_dead_letter(harness: DispatcherHarness) -> None:

@@ -71,6 +71,8 @@ class RunningProcess:
         reasons += [f"source {name}: {warning}" for name, warning in sorted(runtime.inputs.warnings.items())]
         if runtime.ledger_fault:
             reasons.append(f"ledger: {runtime.ledger_fault}")
+        else:
+            reasons += [f"channel {one.name}: {one.unread}" for one in outputs.running.values() if one.unread]
         return reasons or ([] if runtime.config is not None else ["starting"])
 
     def warnings(self) -> Sequence[str]:

@@ -26,6 +26,8 @@ class Claims:
     def __init__(self, setup: Setup) -> None:
         self.read_at = 0.0
         """When the ledger is read next, after it could not be read; by the monotonic clock."""
+        self.fault = ""
+        """Why the ledger could not be read; empty once it was."""
         self._setup = setup
         self._heads: deque[Notification] = deque()
         self._unscreened: list[Notification] = []
@@ -96,11 +98,12 @@ class Claims:
                     self._inherited = ended
                 claimed = await ledger.claim(name, self._capacity - len(self))
             except LedgerError as error:
-                self._unread.add(channel=name, error=str(error))
+                self.fault = str(error)
+                self._unread.add(channel=name, error=self.fault)
                 self.read_at = self._setup.monotonic() + RETRY.delay(self._failures, self._setup.chance, at_least=0.5)
                 self._failures += 1
                 return
-            self._failures, self._next_at = 0, claimed.next_at
+            self.fault, self._failures, self._next_at = "", 0, claimed.next_at
             self._seen_changes = changes - claimed.more
             self._unscreened += claimed.heads
             # A request of which the receiver may have something is repeated as it was.

@@ -264,6 +264,11 @@ class Dispatcher:
         return self._supervisor.message
 
     @property
+    def unread(self) -> str:
+        """Why the outbox cannot be read; empty while it can."""
+        return f"cannot read the outbox: {self._claims.fault}" if self._claims.fault else ""
+
+    @property
     def status(self) -> ChannelStatus:
         """The state of the channel."""
         return ChannelStatus.FAILING if self.fault else self._health.status
@@ -276,7 +281,7 @@ class Dispatcher:
     @property
     def message(self) -> str:
         """What is wrong with the channel, for people; empty while nothing is."""
-        return self.fault or self._health.message
+        return self.fault or self._health.message or self.unread
 
     @property
     def channel(self) -> Channel:

@@ -145,6 +145,11 @@ class LevelLoop:
         return self._supervisor.message
 
     @property
+    def unread(self) -> str:
+        """Empty: it has no outbox."""
+        return ""
+
+    @property
     def status(self) -> ChannelStatus:
         """The state: that of the receivers where all have the same, else failing."""
         statuses = {one.status for one in self._receivers}
