@@ -12,10 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
 from support.postgres import Postgres
+from support.waiting import until
 from tocsin_demo.database import schema
 from tocsin_demo.database import server as embedded
 from tocsin_demo.database.scenario import BID_WINDOW, DEPLOYMENT_WINDOW, PLAN
@@ -238,6 +240,7 @@ async def test_server_that_fails_to_start_is_reported(monkeypatch: pytest.Monkey
 async def test_processes_end_even_without_the_reaper() -> None:
     async with processes() as running:
         process = await running.start("sleep", "sleep", "60")
+        await until(lambda: psutil.Process(process.pid).name() == "sleep", "the reaper knows it")
         os.kill(running._reaper.pid, signal.SIGKILL)
         await running.unattended()
     assert process.outcome == "was ended by SIGTERM"
