@@ -33,13 +33,16 @@ async def test_page_names_the_cause_and_keeps_the_past_after_a_restart(browser: 
             await until_shows(tab, "#channels", "1 failed attempt", "1 dead letter", "Last errors")
             await tab.run("document.querySelector('#channels details').open = true")
             await until_shows(tab, "#channels", "no such room")
+            # It stays open when its channel changes.
+            harness.orders.insert(("9", "Zoe", "90"))
+            await until_shows(tab, "#channels", "1 delivered", "no such room")
             await tab.click("#channels a", "the latest")
             await until_shows(tab, "main", "became a dead letter", "no such room", "Request", "POST")
             await tab.click("main a", "why the row fires")
             await until_shows(tab, "main", "fires since", "Its row is in", "no such room")
             await go(tab, "dead")
             await tab.click("#dead button", "Retry")
-            await harness.until_notified(("fired", "1"))
+            await harness.until_notified(("fired", "9"), ("fired", "1"))
             await until_shows(tab, "#nav", "Dead letters 0")
         async with harness.run() as tocsin:
             await tocsin.until_ready()

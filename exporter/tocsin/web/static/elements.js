@@ -168,6 +168,13 @@ export function show(element, content, build) {
   if (focused !== undefined) focus(focused, element);
 }
 
+// What is open in an element stays open in the one that is made in its place.
+function keepOpen(before, made) {
+  const open = new Set([...before.querySelectorAll("details[open] > summary")].map((one) => one.dataset.key));
+  for (const summary of made.querySelectorAll("details > summary"))
+    if (summary.dataset.key && open.has(summary.dataset.key)) summary.parentElement.open = true;
+}
+
 // Bring the children of an element in line with a list: each item has one, which is made again only if the item changed.
 export function list(element, items, key, build) {
   const before = new Map([...element.children].map((child) => [child.dataset.item, child]));
@@ -184,6 +191,7 @@ export function list(element, items, key, build) {
       if (child !== undefined) {
         const focused = child.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
         if (child === next) next = child.nextElementSibling;
+        keepOpen(child, made);
         child.replaceWith(made);
         if (focused !== undefined) focus(focused, made);
       }
