@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
-from support.ledger import commit, fired, firing, sendable, transition
+from support.ledger import commit, delivered, fired, firing, sendable, transition
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
@@ -21,6 +21,7 @@ from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, listed, open_ledger, schema, verify
 from tocsin.ledger.postgres.connection import Link, sessions_of
 from tocsin.ledger.postgres.membership import Membership
+from tocsin.model import Kind
 
 
 @pytest.fixture
@@ -282,6 +283,21 @@ async def test_claims_of_one_that_was_killed_are_recovered(server: LedgerServer,
     await ledger.recover("hook", 0.0, 0.0)
     assert len(await sendable(ledger)) == 1
     await former.close()
+    await ledger.close()
+
+
+async def test_claim_reads_nothing_for_one_that_waits_for_another(server: LedgerServer) -> None:
+    """Else each change of a row whose receiver is away would cost a transaction, for which all channels wait."""
+    transactions: list[float] = []
+    ledger = await open_ledger(server, observe=transactions.append)
+    [first] = await ledger.commit(commit([transition()]))
+    assert (await ledger.claim("hook", 10)).heads == [first]
+    [second] = await ledger.commit(commit([transition(kind=Kind.UPDATED, at=1005, started_at=1000)]))
+    before = len(transactions)
+    assert not (await ledger.claim("hook", 10)).heads
+    assert len(transactions) == before
+    await ledger.settle([delivered(first)])
+    assert (await ledger.claim("hook", 10)).heads == [second]
     await ledger.close()
 
 

@@ -38,6 +38,8 @@ class Appended(NamedTuple):
     """Those that are new, of a digest only the first."""
     owned: set[int]
     """Those that this process claimed in the same transaction, by `seq`."""
+    blocked: set[int]
+    """Those that wait for another of their ordering key, by `seq`. Who settles that makes them ready."""
 
 
 class _Given(NamedTuple):
@@ -89,7 +91,7 @@ async def append(
         for address in addresses
     ]
     if not given:
-        return Appended([], set())
+        return Appended([], set(), set())
     stored = Result()
     if merged := {(one.address.channel, one.address.ordering_key) for one in given if one.address.interval}:
         stored = db.add(_WINDOWS, (keys_text(merged),))
@@ -104,7 +106,7 @@ async def append(
     await db.insert("notifications", _NOTIFICATION, placing.rows(new, sorted(numbers)))
     await db.insert("transitions", _TRANSITION, _transitions(placing.transitions, shapes))
     placing.write_windows(db)
-    return Appended(placing.notifications, placing.owned)
+    return Appended(placing.notifications, placing.owned, placing.blocked)
 
 
 def _new(given: Iterable[_Given], known: set[str]) -> Iterator[_Given]:
@@ -130,6 +132,7 @@ class _Placing:
         self.notifications: list[Notification] = []
         """To send, of a digest only the first."""
         self.owned: set[int] = set()
+        self.blocked: set[int] = set()
         self.transitions: dict[int, Transition] = {}
         """Those that have notifications, by number: that of the first of them."""
         self._pending = pending
@@ -156,6 +159,8 @@ class _Placing:
         mine = blocked is None and not due and self._has_room(channel)
         if mine:
             self.owned.add(seq)
+        if blocked:
+            self.blocked.add(seq)
         if first:
             self.notifications.append(
                 Notification(seq, one.id, channel, one.transition, key, digest, created_at=self._now, not_before=due)

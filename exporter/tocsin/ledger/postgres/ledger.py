@@ -317,7 +317,7 @@ class PostgresLedger(silences.KeepsSilences):
             queue = self._queues[notification.channel]
             if notification.seq in appended.owned:
                 queue.committed(notification)
-            else:
+            elif notification.seq not in appended.blocked:
                 queue.changed()
         return appended.notifications
 
