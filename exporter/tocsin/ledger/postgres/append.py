@@ -61,7 +61,7 @@ class Shapes:
         for columns, number in found.items():
             if number is None:
                 text = storable(columns_text(columns))
-                db.add("INSERT INTO shapes (columns) VALUES (%s) ON CONFLICT (columns) DO NOTHING", (text,))
+                db.do("INSERT INTO shapes (columns) VALUES (%s) ON CONFLICT (columns) DO NOTHING", (text,))
                 found[columns] = (await db.get("SELECT id FROM shapes WHERE columns = %s", (text,))).rows[0][0]
         return {columns: number for columns, number in found.items() if number is not None}
 
@@ -180,7 +180,7 @@ class _Placing:
             rows = [
                 (*map(storable, key), window.interval, window.due, window.digest) for key, window in changed.items()
             ]
-            db.add(_WRITE_WINDOWS, (rows_text(_WINDOW, rows),))
+            db.do(_WRITE_WINDOWS, (rows_text(_WINDOW, rows),))
 
 
 _AT_ONCE = Placed(None, 0.0, first=True)

@@ -68,14 +68,14 @@ def join(configuration: Mapping[str, str], name: str, address: str, lease: float
     ours = _text(configuration)
 
     async def job(db: Transaction) -> Callable[[], Member | str]:
-        db.add(_ONE_BY_ONE)
+        db.do(_ONE_BY_ONE)
         others = await db.get(_OTHERS, (ours, 0, _beside(configuration)))
         if others.rows:
             why = _another(others, json.loads(ours))
             return lambda: why
         # What is left of another configuration has ended; otherwise `meet` ends what is overdue.
-        db.add(_END_FORMER, (ours,))
-        db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
+        db.do(_END_FORMER, (ours,))
+        db.do("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
         joined = db.add(_JOIN, (storable(name), storable(address), lease))
         return lambda: Member(joined.rows[0][0], lease)
 
@@ -87,10 +87,10 @@ def change(member: Member, configuration: Mapping[str, str]) -> Job[bool]:
     ours = _text(configuration)
 
     async def job(db: Transaction) -> Callable[[], bool]:
-        db.add(_ONE_BY_ONE)
+        db.do(_ONE_BY_ONE)
         others = await db.get(_OTHERS, (ours, member.epoch, _beside(configuration)))
         if not others.rows:
-            db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
+            db.do("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
         return lambda: not others.rows
 
     return job
@@ -171,7 +171,7 @@ def fence(db: Transaction, member: Member) -> Callable[[], None]:
 def leave(db: Transaction, member: Member) -> None:
     """Give everything back, so that others go on at once."""
     fence(db, member)
-    db.add("DELETE FROM instances WHERE epoch = %s", (member.epoch,))
+    db.do("DELETE FROM instances WHERE epoch = %s", (member.epoch,))
     release_all(db, member.epoch)
 
 
@@ -218,7 +218,7 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
 
     async def job(db: Transaction) -> Callable[[], Met]:
         if end:
-            db.add(_END, (member.epoch, [*end]))
+            db.do(_END, (member.epoch, [*end]))
         waiting = db.add(_WAITING, ([storable(channel) for channel in channels],))
         holds = db.add(_HOLDS, (member.epoch,))
         found = await db.get(_INSTANCES)
@@ -243,14 +243,14 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
 def hand_over(db: Transaction, member: Member, alerts: Collection[str]) -> None:
     """Let others lead alerts."""
     fence(db, member)  # first, as who ends this process locks its row first
-    db.add("DELETE FROM leaders WHERE epoch = %s AND alert = ANY(%s)", (member.epoch, [*alerts]))
+    db.do("DELETE FROM leaders WHERE epoch = %s AND alert = ANY(%s)", (member.epoch, [*alerts]))
 
 
 def resign(db: Transaction, member: Member) -> None:
     """Let others lead all alerts, and take none again."""
     fence(db, member)
-    db.add("UPDATE instances SET stops = true WHERE epoch = %s", (member.epoch,))
-    db.add("DELETE FROM leaders WHERE epoch = %s", (member.epoch,))
+    db.do("UPDATE instances SET stops = true WHERE epoch = %s", (member.epoch,))
+    db.do("DELETE FROM leaders WHERE epoch = %s", (member.epoch,))
 
 
 # Channels.
@@ -276,7 +276,7 @@ def turn(db: Transaction, channel: str, seconds: float) -> Callable[[], float]:
 def hold(db: Transaction, member: Member, channel: str, seconds: float, why: str) -> None:
     """See `Outbox.hold`."""
     held = timedelta(seconds=seconds)
-    db.add(_HOLD, {"channel": storable(channel), "held": held, "why": storable(why), "epoch": member.epoch})
+    db.do(_HOLD, {"channel": storable(channel), "held": held, "why": storable(why), "epoch": member.epoch})
 
 
 def _instances(found: Result) -> tuple[Instance, ...]:

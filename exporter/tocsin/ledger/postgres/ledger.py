@@ -121,11 +121,11 @@ class PostgresLedger(silences.KeepsSilences):
         async def write(db: Transaction) -> Callable[[], Appended]:
             shapes = await self._shapes.numbers(db, columns)
             shape = shapes[commit.columns]
-            db.add(ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen, self._epoch))
+            db.do(ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen, self._epoch))
             if commit.replace:
-                db.add("DELETE FROM firings WHERE alert = %s", (alert,))
+                db.do("DELETE FROM firings WHERE alert = %s", (alert,))
             elif outdated:
-                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, names_text(outdated)))
+                db.do("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, names_text(outdated)))
             await db.insert("firings", FIRING, (firing_values(alert, firing) for firing in commit.saved))
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
             return lambda: self._written(appended, shapes)
@@ -142,7 +142,7 @@ class PostgresLedger(silences.KeepsSilences):
         async def write(db: Transaction) -> Callable[[], tuple[Appended, list[Occurrence]]]:
             shapes = await self._shapes.numbers(db, columns)
             for partition, position in sorted(commit.position.items()):
-                db.add(POSITION, (storable(commit.source), storable(partition), position))
+                db.do(POSITION, (storable(commit.source), storable(partition), position))
             seen = [None if one.key is None else see(db, one) for one in commit.occurrences]
             if any(seen):
                 await db.send()

@@ -111,8 +111,8 @@ async def claim(
             repeats.append(members)
             busy |= {member.ordering_key for member in members}
     chosen = [*heads, *(member.seq for members in repeats for member in members)]
-    db.add(_GIVE_WAY, (asked["channel"], [*map(storable, busy)], owner, chosen))
-    db.add("UPDATE notifications SET owner = %s WHERE seq = ANY(%s) AND owner IS NULL", (owner, chosen))
+    db.do(_GIVE_WAY, (asked["channel"], [*map(storable, busy)], owner, chosen))
+    db.do("UPDATE notifications SET owner = %s WHERE seq = ANY(%s) AND owner IS NULL", (owner, chosen))
     in_memory = [one for seq in heads if (one := known.get(seq)) is not None]
     others = db.add(_BY_SEQ, ([*({*heads} - {one.seq for one in in_memory})],))
     full = len(due) == half or len(due) + len(at_once) == limit
@@ -143,12 +143,12 @@ async def _free_members(
 
 def release(db: Transaction, seqs: Sequence[int], owner: int) -> None:
     """See `Outbox.release`."""
-    db.add("UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s", ([*seqs], owner))
+    db.do("UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s", ([*seqs], owner))
 
 
 def release_all(db: Transaction, owner: int) -> None:
     """Give back what a process has claimed."""
-    db.add(
+    db.do(
         "UPDATE notifications SET owner = NULL, passes = CASE WHEN passes = 0 THEN 2 ELSE passes END"
         " WHERE owner = %s AND status = 'pending'",
         (owner,),
@@ -157,13 +157,13 @@ def release_all(db: Transaction, owner: int) -> None:
 
 def recover(db: Transaction, channel: str, owner: int, since: float, ready_at: float) -> None:
     """See `Outbox.recover`: of the claims of `owner`, and of processes that have ended."""
-    db.add(_RECOVER, (since, ready_at, storable(channel), owner))
+    db.do(_RECOVER, (since, ready_at, storable(channel), owner))
 
 
 def bind(db: Transaction, requests: Sequence[Sequence[int]]) -> None:
     """See `Outbox.bind`. A request has the number of its first member."""
     rows = [(members[0], seq) for members in requests for seq in members]
-    db.add(_BIND, (rows_text(("request", "seq"), rows),))
+    db.do(_BIND, (rows_text(("request", "seq"), rows),))
 
 
 _UNFINISHED = """
@@ -181,13 +181,13 @@ _END = """
 def begin(db: Transaction, id_: str, now: float) -> Callable[[], int]:
     """See `Outbox.begin`."""
     before = db.add(_UNFINISHED, (id_, UNFINISHED[0]))
-    db.add(_BEGIN, (now, *UNFINISHED, id_))
+    db.do(_BEGIN, (now, *UNFINISHED, id_))
     return lambda: int(before.rows[0][0])
 
 
 def end(db: Transaction, id_: str) -> None:
     """See `Outbox.end`."""
-    db.add(_END, (id_, UNFINISHED[0]))
+    db.do(_END, (id_, UNFINISHED[0]))
 
 
 # Settling.
@@ -221,10 +221,10 @@ _FORGET_ATTEMPTS = """
 def settle(db: Transaction, settlements: Sequence[Settlement]) -> Callable[[], bool]:
     """See `Outbox.settle`."""
     rows = rows_text(_SETTLEMENT, map(_values, sorted(settlements, key=attrgetter("seq"))))
-    db.add(_SETTLE, (rows,))
+    db.do(_SETTLE, (rows,))
     if failed := [one.seq for one in settlements if one.reason]:
-        db.add(_NOTE_ATTEMPTS, (rows,))
-        db.add(_FORGET_ATTEMPTS, (failed, _KEPT_ATTEMPTS))
+        db.do(_NOTE_ATTEMPTS, (rows,))
+        db.do(_FORGET_ATTEMPTS, (failed, _KEPT_ATTEMPTS))
     # Also of what an operator has dropped meanwhile: it no longer holds back the next.
     ready = make_ready(db, {(one.channel, one.ordering_key) for one in settlements})
     return lambda: ready.count > 0 or any(one.release_key for one in settlements)
@@ -256,7 +256,7 @@ def keys_text(keys: Iterable[Key]) -> str:
 
 def digest(db: Transaction, head: Notification, now: float) -> Callable[[], list[Notification]]:
     """See `Outbox.digest`."""
-    db.add(
+    db.do(
         "UPDATE windows SET digest = NULL, due = greatest(due, %s) + interval"
         " WHERE channel = %s AND ordering_key = %s AND digest = %s",
         (now, storable(head.channel), storable(head.ordering_key), head.digest),
@@ -267,11 +267,11 @@ def digest(db: Transaction, head: Notification, now: float) -> Callable[[], list
 
 def split_digest(db: Transaction, head: Notification, at: int, *, refused: bool) -> None:
     """See `Outbox.split_digest`. A digest has the number of its first notification, so that of the new one is free."""
-    db.add(
+    db.do(
         "UPDATE notifications SET digest = %s WHERE digest = %s AND seq >= %s AND status = 'pending'",
         (at, head.digest, at),
     )
-    db.add(
+    db.do(
         "UPDATE notifications SET request = NULL, generation = generation + %s WHERE seq = %s",
         (int(refused), head.seq),
     )

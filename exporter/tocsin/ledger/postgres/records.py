@@ -185,7 +185,7 @@ _FORGET_UNFINISHED = """
 
 async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.retry`."""
-    db.add(_FORGET_UNFINISHED, (UNFINISHED[0], [*ids]))
+    db.do(_FORGET_UNFINISHED, (UNFINISHED[0], [*ids]))
     changed = await db.get(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
     order_again(db, {(channel, key) for channel, key in changed.rows})
     return lambda: changed.count
@@ -193,7 +193,7 @@ async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[],
 
 def order_again(db: Transaction, keys: AbstractSet[Key]) -> None:
     """Have what became pending again, which is older than what is pending now, sent before it."""
-    db.add(_HOLD_BACK, (keys_text(keys),))
+    db.do(_HOLD_BACK, (keys_text(keys),))
     make_ready(db, keys)
 
 
@@ -228,18 +228,18 @@ async def prune(db: Transaction, before: float, limit: int, now: float) -> Calla
     cancel)."""
     found = (await db.get(_PRUNABLE, (before, limit))).rows
     seqs, transitions = [seq for seq, _ in found], [transition for _, transition in found]
-    db.add("DELETE FROM notifications WHERE seq = ANY(%s) AND status IN ('delivered', 'dropped')", (seqs,))
-    db.add(
+    db.do("DELETE FROM notifications WHERE seq = ANY(%s) AND status IN ('delivered', 'dropped')", (seqs,))
+    db.do(
         "DELETE FROM attempts WHERE seq = ANY(%s)"
         " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.seq = attempts.seq)",
         (seqs,),
     )
-    db.add(
+    db.do(
         "DELETE FROM transitions WHERE id = ANY(%s)"
         " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.transition = transitions.id)",
         (transitions,),
     )
-    db.add("DELETE FROM silences WHERE closed_at < %s", (before,))
-    db.add("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
-    db.add("DELETE FROM sightings WHERE until < %s", (int((now - KEPT_SIGHTINGS) * 1000),))
+    db.do("DELETE FROM silences WHERE closed_at < %s", (before,))
+    db.do("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
+    db.do("DELETE FROM sightings WHERE until < %s", (int((now - KEPT_SIGHTINGS) * 1000),))
     return lambda: len(found)

@@ -87,7 +87,7 @@ def held_of(db: Transaction, fingerprint: str) -> Callable[[], list[Held]]:
 
 def add(db: Transaction, silence: Silence) -> None:
     """See `Ledger.silence`."""
-    db.add(
+    db.do(
         "INSERT INTO silences (id, matchers, starts_at, ends_at, reason, made_by, created_at)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
         tuple(storable(value) if isinstance(value, str) else value for value in values(silence)),
@@ -118,7 +118,7 @@ async def withhold(db: Transaction, channel: str, judged: Judged, now: float, ow
         given = [(seq, silence) for seq, silence in sorted(judged.held.items()) if silence in still]
         held = await db.get(_HOLD, (rows_text(("seq", "silence"), given),))
         gone |= judged.held.keys()  # or given back, where the silence has been closed: what it held goes before
-        db.add(_RELEASE, (sorted(gone), owner))
+        db.do(_RELEASE, (sorted(gone), owner))
         make_ready(db, {(name, key) for _, name, key in held.rows})
     fingerprints = names_text(one.transition.fingerprint for one in judged.passing)
     rows = await db.get(_OF_ROWS, (fingerprints, storable(channel)))
@@ -129,7 +129,7 @@ async def withhold(db: Transaction, channel: str, judged: Judged, now: float, ow
         keys = waiting(judged, before)
         passing = {one.seq for one in judged.passing if (one.channel, one.ordering_key) in keys}
         gone |= passing
-        db.add(_RELEASE, (sorted(passing), owner))
+        db.do(_RELEASE, (sorted(passing), owner))
         order_again(db, keys)
     return lambda: gone
 
@@ -156,7 +156,7 @@ async def close(db: Transaction, now: float) -> Callable[[], Closing]:
     id_ = ended.rows[0][0]
     page = await db.get(_PAGE, (id_, STEP))
     if not page.rows:
-        db.add("UPDATE silences SET closed_at = %s WHERE id = %s", (now, id_))
+        db.do("UPDATE silences SET closed_at = %s WHERE id = %s", (now, id_))
         closed = db.add(f"{SILENCE} WHERE id = %s", (id_,))
         return lambda: Closing(silence_of(closed.rows[0]), more=True)
     fingerprints = names_text(fingerprint for (fingerprint,) in page.rows)
@@ -175,13 +175,13 @@ _DROP = """
 
 def _drop(db: Transaction, held: Sequence[Held], why: Mapping[int, str], now: float) -> None:
     details = [(one.seq, f"{why[one.seq]} ({one.silence})") for one in held]
-    db.add(_DROP, (now, SILENCED, rows_text(("seq", "detail"), details)))
+    db.do(_DROP, (now, SILENCED, rows_text(("seq", "detail"), details)))
     _count(db, "dropped", held)
 
 
 def _free(db: Transaction, held: Sequence[Held], now: float, *, passes: bool) -> None:
     """Make held notifications pending again. Waiting does not count against `max_age`."""
-    db.add(
+    db.do(
         "UPDATE notifications SET status = 'pending', created_at = %s, passes = CASE WHEN %s THEN 1 ELSE passes END"
         " WHERE seq = ANY(%s)",
         (now, passes, [one.seq for one in held]),
@@ -192,7 +192,7 @@ def _free(db: Transaction, held: Sequence[Held], now: float, *, passes: bool) ->
 
 def _count(db: Transaction, column: str, held: Iterable[Held]) -> None:
     for silence, count in sorted(Counter(one.silence for one in held).items()):
-        db.add(f"UPDATE silences SET {column} = {column} + %s WHERE id = %s", (count, silence))  # noqa: S608 - fixed names
+        db.do(f"UPDATE silences SET {column} = {column} + %s WHERE id = %s", (count, silence))  # noqa: S608 - fixed names
 
 
 class KeepsSilences(ABC):

@@ -32,10 +32,10 @@ class PostgresTables:
 
     async def mark(self, source: str | None) -> None:
         def write(db: Transaction) -> None:
-            db.add("UPDATE ledger SET copying = %s", (None if source is None else storable(source),))
+            db.do("UPDATE ledger SET copying = %s", (None if source is None else storable(source),))
             if source is None:
                 for statement in _NUMBERS:
-                    db.add(statement)
+                    db.do(statement)
 
         await self._run(plain(write))
 
@@ -59,7 +59,7 @@ class PostgresTables:
             f"INSERT INTO {table.name} ({names}) OVERRIDING SYSTEM VALUE"  # noqa: S608 - fixed names
             f" SELECT {names} FROM json_populate_recordset(NULL::{table.name}, %s) ON CONFLICT DO NOTHING"
         )
-        await self._run(plain(lambda db: db.add(statement, (rows_text(table.columns, given),))))
+        await self._run(plain(lambda db: db.do(statement, (rows_text(table.columns, given),))))
 
     async def count(self, table: Table) -> int:
         return int(await self._value(f"SELECT count(*) FROM {table.name}") or 0)  # noqa: S608 - fixed names

@@ -34,13 +34,16 @@ class Transaction:
 
     def __init__(self, connection: PgConnection) -> None:
         self._cursor = AsyncClientCursor(connection)  # only text with its values in it may hold several statements
-        self._waiting: list[tuple[str, Result]] = []
+        self._waiting: list[tuple[str, Result | None]] = []
+
+    def do(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> None:
+        """Add a statement whose result no one needs."""
+        self._wait(statement, arguments, None)
 
     def add(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
         """Add a statement. Its result is there after the next `get` or `send`."""
         result = Result()
-        text = self._cursor.mogrify(statement, arguments) if arguments else statement
-        self._waiting.append((text, result))
+        self._wait(statement, arguments, result)
         return result
 
     async def get(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
@@ -63,19 +66,24 @@ class Transaction:
         elif first:
             places = f"({', '.join(['%s'] * len(columns))})"
             values = ", ".join([places] * len(first))
-            self.add(f"INSERT INTO {table} ({names}) VALUES {values}", [*chain.from_iterable(first)])  # noqa: S608 - fixed names
+            self.do(f"INSERT INTO {table} ({names}) VALUES {values}", [*chain.from_iterable(first)])  # noqa: S608 - fixed names
 
     async def send(self) -> None:
         """Send the waiting statements. Raises psycopg.Error."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        await self._cursor.execute(";\n".join(text for text, _ in waiting))
-        for _, result in waiting:
-            result.count = self._cursor.rowcount
-            if self._cursor.description is not None:
-                result.rows = await self._cursor.fetchall()
-            self._cursor.nextset()
+        await self._cursor.execute(";\n".join([text for text, _ in waiting]))
+        for place, (_, result) in enumerate(waiting):
+            if result is not None:
+                await self._cursor.set_result(place)
+                result.count = self._cursor.rowcount
+                if self._cursor.description is not None:
+                    result.rows = await self._cursor.fetchall()
+
+    def _wait(self, statement: str, arguments: Sequence[object] | dict[str, object], result: Result | None) -> None:
+        text = self._cursor.mogrify(statement, arguments) if arguments else statement
+        self._waiting.append((text, result))
 
 
 Job: TypeAlias = Callable[[Transaction], Awaitable[Callable[[], T]]]
@@ -115,10 +123,10 @@ async def in_one(
     transaction = Transaction(connection)
     try:
         for statement in begin:
-            transaction.add(statement)
+            transaction.do(statement)
         after = await job(transaction)
         confirmed = end(transaction)
-        transaction.add("COMMIT")
+        transaction.do("COMMIT")
         await transaction.send()
     except BaseException:
         if connection.info.transaction_status is not TransactionStatus.IDLE:
