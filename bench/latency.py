@@ -57,7 +57,7 @@ async def _measured(directory: Path, ledger: str) -> Round:
     if ledger == "a file":
         return await one()
     async with shared_postgres().database() as database:
-        return await one(ledger={"url": database.dsn})
+        return await one(database=database)
 
 
 def _range(values: list[float]) -> str:
