@@ -91,13 +91,15 @@ async def test_integers_of_materialize_stay_what_was_sent(
     would be the same as others stay as they are."""
     former = (Column(name="order_id", oid=16_464), Column(name="note", oid=16_553, typmod=7))
     twins = [tuple(Column(name="n", oid=oid) for _ in range(2)) for oid in (20, 16_460, 16_462)]
-    with monkeypatch.context() as patch:
-        for module in (opening, schema):
-            patch.setattr(module, "MIGRATIONS", module.MIGRATIONS[: module.MIGRATIONS.index(INTEGERS)])
-        ledger = await opener(tmp_path / "ledger")
-        pending = [transition(str(number), columns=columns) for number, columns in enumerate((former, *twins, COLUMNS))]
-        await ledger.commit(commit(pending, saved=[firing("1")], columns=former))
-        await ledger.close()
+    for module in (opening, schema):
+        others = tuple(one for one in module.MIGRATIONS if one is not INTEGERS)  # what today's code needs
+        monkeypatch.setattr(module, "MIGRATIONS", others)
+    ledger = await opener(tmp_path / "ledger")
+    pending = [transition(str(number), columns=columns) for number, columns in enumerate((former, *twins, COLUMNS))]
+    await ledger.commit(commit(pending, saved=[firing("1")], columns=former))
+    await ledger.close()
+    for module in (opening, schema):
+        monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, INTEGERS))
     ledger = await opener(tmp_path / "ledger")
     now = (Column(name="order_id", oid=20), Column(name="note", oid=1016, typmod=7))
     assert (await stored(ledger)).columns == now

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from support.clock import Clock
 from support.ledger import commit, delivered, fired, firing, record, sendable, settlement, transition
 from tocsin.ledger.base import MOST_MERGED, Filter, Ledger, Status
@@ -134,6 +136,18 @@ async def test_channels_repeat_their_own_requests(ledger: Ledger) -> None:
     one, two = await fired(ledger, "1", to=("hook", "mail"))
     await ledger.bind([[one.seq], [two.seq]])
     assert (await repeats(ledger), await repeats(ledger, "mail")) == ([[one.id]], [[two.id]])
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+async def test_request_is_repeated_only_if_its_outcome_is_unknown(ledger: Ledger, *, repeat: bool) -> None:
+    written = await fired(ledger, "1", "2")
+    seqs = [one.seq for one in written]
+    await ledger.claim("hook", 10)
+    await ledger.bind([seqs])
+    await ledger.settle([settlement(one, Status.PENDING, repeat=repeat) for one in written])
+    found = await ledger.claim("hook", 10)
+    assert [one.seq for one in found.heads] == ([] if repeat else seqs)
+    assert [[one.seq for one in members] for members in found.repeats] == ([seqs] if repeat else [])
 
 
 async def test_dropped_member_leaves_request_for_good(ledger: Ledger) -> None:

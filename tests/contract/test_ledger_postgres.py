@@ -15,7 +15,7 @@ from support.ledger import commit, delivered, fired, firing, sendable, transitio
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
-from support.waiting import SOON, until, until_some
+from support.waiting import SOON, until
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, listed, open_ledger, schema, verify
@@ -314,25 +314,6 @@ async def test_connections_lost_while_idle_are_made_again(server: LedgerServer, 
     assert await ledger.commit(batch) == []
     assert len(await ledger.commit(replace(batch, transitions=commit([transition("2")]).transitions))) == 1
     assert len(await ledger.find(Filter())) == 2
-    await ledger.close()
-
-
-async def test_one_that_another_process_writes_meanwhile_is_written_once(
-    server: LedgerServer, database: Database
-) -> None:
-    """A broker may deliver an event again while the process that got it first is writing it."""
-    ledger = await open_ledger(server)
-    (notification,) = await fired(ledger, "1")
-    await database.run("CREATE TABLE copied AS SELECT * FROM tocsin.notifications")
-    await database.run("DELETE FROM tocsin.notifications")
-    async with await psycopg.AsyncConnection.connect(database.dsn) as other:
-        await other.execute("INSERT INTO tocsin.notifications SELECT * FROM copied")
-        writing = asyncio.create_task(fired(ledger, "1", "2"))
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        await until_some(lambda: database.run(waiting), "it waits for the other")
-    assert [one.transition for one in await writing] == [transition("2")]
-    assert await database.run("SELECT count(*) FROM tocsin.transitions") == [(2,)]
-    assert [one.id for one in await ledger.find(Filter())][1:] == [notification.id]
     await ledger.close()
 
 

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
-from support.ledger import commit, delivered, fired, transition
+from support.ledger import commit, delivered, fired, settlement, transition
 from support.postgres import Database
-from support.waiting import SOON, until, until_equal
+from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.postgres import LedgerServer, PostgresLedger, listed, open_ledger
+from tocsin.ledger.base import Filter, Status
+from tocsin.ledger.postgres import LedgerServer, PostgresLedger, append, ledger, listed, open_ledger
 from tocsin.ledger.postgres.connection import Link
 from tocsin.ledger.postgres.instances import Member
 from tocsin.ledger.postgres.membership import Membership
@@ -57,6 +59,13 @@ def probe(value: Callable[[], object]) -> Callable[[], "asyncio.Future[object]"]
     return lambda: asyncio.ensure_future(found())
 
 
+@pytest.fixture(params=["by the server", "here"])
+def placed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who places new notifications: the server does it for a few."""
+    if request.param == "here":
+        monkeypatch.setattr(append, "FEW", 0)
+
+
 async def test_notification_is_claimed_by_one(two: Two) -> None:
     """The other process gets what the one that committed it has no room for."""
     first, second = two
@@ -75,6 +84,68 @@ async def test_second_of_a_key_waits_for_the_first_of_another_process(two: Two) 
     assert await claimed(second) == []
     assert await first.settle([delivered(head)])
     assert len(await claimed(first)) == 1
+
+
+@pytest.mark.usefixtures("placed")
+async def test_second_of_a_key_does_not_wait_for_one_that_is_settled_meanwhile(two: Two, database: Database) -> None:
+    """Who settles the first cannot see the second yet, so it makes nothing ready; and the commit waits for no one."""
+    first, second = two
+    [head] = await fired(first, "1")
+    assert await claimed(first) == [head]
+    async with await psycopg.AsyncConnection.connect(database.dsn) as settling:
+        await settling.execute("UPDATE tocsin.notifications SET status = 'delivered'")
+        async with asyncio.timeout(SOON):
+            [follower] = await second.commit(commit([transition("1", at=2000, started_at=1000)]))
+        assert await claimed(second) == []
+    await until_equal(probe(lambda: second.sharing.waiting), {"hook"}, "channels with work")
+    assert await claimed(second) == [follower]
+
+
+@pytest.mark.usefixtures("placed")
+async def test_those_that_wait_take_no_place_in_a_page(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two
+    monkeypatch.setattr(ledger, "_CLAIMED_AT_ONCE", 0)
+    [head] = await fired(first, "1")
+    assert await claimed(first) == [head]
+    [_, other] = await second.commit(commit([transition("1", at=2000, started_at=1000), transition("2")]))
+    assert (await second.claim("hook", 1)).heads == [other]
+
+
+@pytest.mark.usefixtures("placed")
+async def test_commit_claims_what_the_channel_has_room_for(
+    two: Two, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is left to other processes."""
+    monkeypatch.setattr(ledger, "_CLAIMED_AT_ONCE", 2)
+    await fired(two[0], *"12345")
+    assert await database.run("SELECT count(owner), count(*) FROM tocsin.notifications") == [(2, 5)]
+
+
+@pytest.mark.usefixtures("placed")
+async def test_one_that_another_process_writes_meanwhile_is_written_once(two: Two, database: Database) -> None:
+    """A broker may deliver an event again while the process that got it first is writing it."""
+    one, _ = two
+    [notification] = await fired(one, "1")
+    await database.run("CREATE TABLE copied AS SELECT * FROM tocsin.notifications")
+    await database.run("DELETE FROM tocsin.notifications")
+    async with await psycopg.AsyncConnection.connect(database.dsn) as other:
+        await other.execute("INSERT INTO tocsin.notifications SELECT * FROM copied")
+        writing = asyncio.create_task(fired(one, "1", "2"))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        await until_some(lambda: database.run(waiting), "it waits for the other")
+    assert [each.transition for each in await writing] == [transition("2")]
+    assert await database.run("SELECT count(*) FROM tocsin.transitions") == [(2,)]
+    assert [each.id for each in await one.find(Filter())][1:] == [notification.id]
+
+
+async def test_retry_is_sent_by_whoever_claims_it_first(two: Two) -> None:
+    first, second = two
+    [head] = await fired(first, "1")
+    assert await claimed(first) == [head]
+    assert await first.settle([settlement(head, Status.PENDING)])
+    await until_equal(probe(lambda: second.sharing.waiting), {"hook"}, "channels with work")
+    assert [one.id for one in await claimed(second)] == [head.id]
+    assert await claimed(first) == []
 
 
 async def test_claims_of_one_that_ended_are_inherited(two: Two) -> None:
@@ -168,8 +239,8 @@ async def test_alerts_that_could_not_be_handed_over_are_tried_again(server: Ledg
     assert len(first.sharing.gives) == 1
     await first.sharing.hand_over(first.sharing.gives)
     await until(lambda: second.sharing.leads, "its share")
-    for ledger in (first, second):
-        await ledger.close()
+    for one in (first, second):
+        await one.close()
 
 
 async def test_defect_of_a_meeting_is_reported_and_does_not_end_them(

@@ -1,11 +1,11 @@
 """Writing transitions and their notifications to the outbox, within the transaction of a writer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
 from tocsin.ledger.postgres.outbox import keys_text
-from tocsin.ledger.postgres.transaction import Result, Transaction
+from tocsin.ledger.postgres.transaction import FEW, Result, Transaction
 from tocsin.ledger.postgres.values import names_text, rows_text, storable
 from tocsin.ledger.rows import columns_text, transition_values
 from tocsin.ledger.windows import Key, Placed, Window, Windows
@@ -15,6 +15,7 @@ _TRANSITION = ("id", "alert", "fingerprint", "kind", "started_at", "at", "shape"
 _NOTIFICATION = (
     "seq", "id", "transition", "channel", "created_at", "not_before", "ordering_key", "digest", "ready_at", "owner",
 )  # fmt: skip
+_FEW_COLUMNS = ("place", "id", "transition", "channel", "ordering_key", "room")
 _WINDOW = ("channel", "ordering_key", "interval", "due", "digest")
 
 _WRITE_WINDOWS = """
@@ -48,6 +49,10 @@ class _Given(NamedTuple):
     address: Address
     key: Key
 
+    def notification(self, seq: int, digest: int | None, now: float, due: float) -> Notification:
+        channel, key = self.key
+        return Notification(seq, self.id, channel, self.transition, key, digest, created_at=now, not_before=due)
+
 
 class Shapes:
     """The table `shapes`: lists of columns by number, which never changes its meaning."""
@@ -77,9 +82,9 @@ async def append(
     now: float,
     owner: int,
     room: Callable[[str], int],
-) -> Appended:
+) -> Callable[[], Appended]:
     """Write transitions and their notifications. `shapes`: the numbers of their columns. `room`: how many of a channel
-    this process claims at once."""
+    this process claims at once. What it returns is called after the commit."""
     given = [
         _Given(
             notification_id(transition, address.channel),
@@ -90,8 +95,9 @@ async def append(
         for transition, addresses in routed
         for address in addresses
     ]
-    if not given:
-        return Appended([], set(), set())
+    rooms = _Rooms(room)
+    if len(given) <= FEW and not any(one.address.interval for one in given):
+        return _append_few(db, given, shapes, now, owner, rooms)
     stored = Result()
     if merged := {(one.address.channel, one.address.ordering_key) for one in given if one.address.interval}:
         stored = db.add(_WINDOWS, (keys_text(merged),))
@@ -101,12 +107,38 @@ async def append(
     [(numbers, known, *held)] = found.rows
     pending = {(channel, key): stays for channel, key, stays in zip(*(part or () for part in held), strict=True)}
     windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
-    placing = _Placing(pending, Windows(windows.get, now), now, owner, room)
+    placing = _Placing(pending, Windows(windows.get, now), now, owner, rooms)
     new = _new(given, {*(known or ())})
     await db.insert("notifications", _NOTIFICATION, placing.rows(new, sorted(numbers)))
     await db.insert("transitions", _TRANSITION, _transitions(placing.transitions, shapes))
     placing.write_windows(db)
-    return Appended(placing.notifications, placing.owned, placing.blocked)
+    return lambda: Appended(placing.notifications, placing.owned, placing.blocked)
+
+
+def _append_few(
+    db: Transaction, given: Sequence[_Given], shapes: Mapping[Columns, int], now: float, owner: int, rooms: "_Rooms"
+) -> Callable[[], Appended]:
+    """Have the server place them: another message to ask it first would take longer than all the rest."""
+    if not given:
+        return lambda: Appended([], set(), set())
+    transitions: dict[int, Transition] = {}
+    rows: list[tuple[object, ...]] = []
+    for place, one in enumerate(given):
+        if one.transition is not transitions.get(len(transitions)):
+            transitions[len(transitions) + 1] = one.transition
+        channel, key = one.key
+        rows.append((place, one.id, len(transitions), storable(channel), storable(key), rooms.take(channel)))
+    changed = rows_text(_TRANSITION, _transitions(transitions, shapes))
+    found = db.add("SELECT * FROM append_few(%s, %s, %s, %s)", (rows_text(_FEW_COLUMNS, rows), changed, now, owner))
+
+    def appended() -> Appended:
+        return Appended(
+            [given[place].notification(seq, None, now, 0.0) for place, seq, *_ in found.rows],
+            {seq for _, seq, owned, _ in found.rows if owned},
+            {seq for _, seq, _, blocked in found.rows if blocked},
+        )
+
+    return appended
 
 
 def _new(given: Iterable[_Given], known: set[str]) -> Iterator[_Given]:
@@ -115,6 +147,20 @@ def _new(given: Iterable[_Given], known: set[str]) -> Iterator[_Given]:
         if one.id not in known:
             known.add(one.id)
             yield one
+
+
+class _Rooms:
+    """How many of each channel this process still claims."""
+
+    def __init__(self, room: Callable[[str], int]) -> None:
+        self._room = room
+        self._left: dict[str, int] = {}
+
+    def take(self, channel: str) -> bool:
+        """Whether there is room for one more."""
+        left = self._left.get(channel)
+        left = self._left[channel] = (self._room(channel) if left is None else left) - 1
+        return left >= 0
 
 
 class _Placing:
@@ -126,7 +172,7 @@ class _Placing:
         windows: Windows,
         now: float,
         owner: int,
-        room: Callable[[str], int],
+        rooms: "_Rooms",
     ) -> None:
         """`pending`: see the function `before_append` of the tables."""
         self.notifications: list[Notification] = []
@@ -139,8 +185,7 @@ class _Placing:
         self._windows = windows
         self._now = now
         self._owner = owner
-        self._room = room
-        self._rooms: dict[str, int] = {}
+        self._rooms = rooms
 
     def rows(self, given: Iterable[_Given], numbers: Iterable[int]) -> Iterator[tuple[object, ...]]:
         """The columns of new notifications. `numbers`: those they get, in order."""
@@ -156,23 +201,16 @@ class _Placing:
         channel, key = one.key
         blocked = self._pending.get(one.key)
         self._pending[one.key] = True
-        mine = blocked is None and not due and self._has_room(channel)
+        mine = blocked is None and not due and self._rooms.take(channel)
         if mine:
             self.owned.add(seq)
         if blocked:
             self.blocked.add(seq)
         if first:
-            self.notifications.append(
-                Notification(seq, one.id, channel, one.transition, key, digest, created_at=self._now, not_before=due)
-            )
+            self.notifications.append(one.notification(seq, digest, self._now, due))
         ready_at = None if blocked else due
         owner = self._owner if mine else None
         return (seq, one.id, transition, storable(channel), self._now, due, storable(key), digest, ready_at, owner)
-
-    def _has_room(self, channel: str) -> bool:
-        left = self._rooms.get(channel)
-        left = self._rooms[channel] = (self._room(channel) if left is None else left) - 1
-        return left >= 0
 
     def write_windows(self, db: Transaction) -> None:
         """Write the windows that were opened, or that gather a digest now."""

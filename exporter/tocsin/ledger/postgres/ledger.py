@@ -128,7 +128,7 @@ class PostgresLedger(silences.KeepsSilences):
                 db.do("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, names_text(outdated)))
             await db.insert("firings", FIRING, (firing_values(alert, firing) for firing in commit.saved))
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
-            return lambda: self._written(appended, shapes)
+            return lambda: self._written(appended(), shapes)
 
         appended = await self._keep(write)
         if seen is not None:
@@ -148,7 +148,7 @@ class PostgresLedger(silences.KeepsSilences):
                 await db.send()
             new = [one for one, first in zip(commit.occurrences, seen, strict=True) if first is None or first.count]
             appended = await append(db, (one.routed for one in new), shapes, now, self._epoch, self._room)
-            return lambda: (self._written(appended, shapes), new)
+            return lambda: (self._written(appended(), shapes), new)
 
         appended, new = await self._keep(write)
         return self._committed(appended), new

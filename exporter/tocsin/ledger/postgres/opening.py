@@ -14,8 +14,8 @@ from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, instances, join, others
 from tocsin.ledger.postgres.ledger import PostgresLedger, changes
-from tocsin.ledger.postgres.schema import Update, migrate
-from tocsin.ledger.postgres.schema import update as update_tables
+from tocsin.ledger.postgres.migrating import Update, migrate
+from tocsin.ledger.postgres.migrating import update as update_tables
 from tocsin.ledger.postgres.transaction import Job, answering, in_one
 from tocsin.ledger.sharing import Instance
 from tocsin.postgres import granted, script, within

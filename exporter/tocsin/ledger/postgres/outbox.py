@@ -198,16 +198,6 @@ _GIVEN = """
       seq bigint, status text, attempts integer, not_before double precision, settled_at double precision, reason text,
       detail text, keep boolean, at double precision, key boolean)
 """
-_SETTLE = f"""
-    UPDATE notifications AS n SET
-      status = given.status, attempts = given.attempts, not_before = given.not_before, settled_at = given.settled_at,
-      reason = given.reason, detail = given.detail, request = CASE WHEN given.keep THEN n.request END,
-      owner = NULL,
-      ordering_key = CASE WHEN given.key AND given.status = 'pending' THEN 'released ' || n.seq ELSE n.ordering_key
-        END,
-      ready_at = CASE WHEN given.key AND given.status = 'pending' THEN given.not_before END
-    FROM {_GIVEN} WHERE n.seq = given.seq AND {_PENDING}
-"""  # noqa: S608 - made of constants
 _NOTE_ATTEMPTS = f"""
     INSERT INTO attempts (seq, at, reason, detail) SELECT seq, at, reason, detail FROM {_GIVEN}
     WHERE reason <> '' AND NOT EXISTS (SELECT FROM attempts WHERE seq = given.seq AND at = given.at)
@@ -221,12 +211,12 @@ _FORGET_ATTEMPTS = """
 def settle(db: Transaction, settlements: Sequence[Settlement]) -> Callable[[], bool]:
     """See `Outbox.settle`."""
     rows = rows_text(_SETTLEMENT, map(_values, sorted(settlements, key=attrgetter("seq"))))
-    db.do(_SETTLE, (rows,))
+    # Also the next of what an operator has dropped meanwhile: it is no longer held back.
+    keys = keys_text({(one.channel, one.ordering_key) for one in settlements})
+    ready = db.add("SELECT FROM settle(%s, %s)", (rows, keys))
     if failed := [one.seq for one in settlements if one.reason]:
         db.do(_NOTE_ATTEMPTS, (rows,))
         db.do(_FORGET_ATTEMPTS, (failed, _KEPT_ATTEMPTS))
-    # Also of what an operator has dropped meanwhile: it no longer holds back the next.
-    ready = make_ready(db, {(one.channel, one.ordering_key) for one in settlements})
     return lambda: ready.count > 0 or any(one.release_key for one in settlements)
 
 
@@ -238,9 +228,9 @@ def _values(one: Settlement) -> tuple[object, ...]:
     return (*plain, one.repeat, one.at, one.release_key)
 
 
-def make_ready(db: Transaction, keys: Iterable[Key]) -> Result:
-    """Make the first pending notification of each ordering key sendable. The count says whether there is any."""
-    return db.add("SELECT FROM make_ready(%s)", (keys_text(keys),))
+def make_ready(db: Transaction, keys: Iterable[Key]) -> None:
+    """Make the first pending notification of each ordering key sendable."""
+    db.do("SELECT FROM make_ready(%s)", (keys_text(keys),))
 
 
 def keys_text(keys: Iterable[Key]) -> str:

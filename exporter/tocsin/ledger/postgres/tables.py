@@ -9,8 +9,8 @@ import psycopg
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, fence, leave
+from tocsin.ledger.postgres.migrating import migrate
 from tocsin.ledger.postgres.opening import try_to_join
-from tocsin.ledger.postgres.schema import migrate
 from tocsin.ledger.postgres.transaction import Job, Transaction, in_one, plain
 from tocsin.ledger.postgres.values import rows_text, storable
 from tocsin.ledger.tables import Row, Table
