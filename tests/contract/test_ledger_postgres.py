@@ -301,6 +301,23 @@ async def test_claim_reads_nothing_for_one_that_waits_for_another(server: Ledger
     await ledger.close()
 
 
+async def test_plans_kept_from_an_empty_ledger_do_not_read_a_large_one(
+    server: LedgerServer, database: Database
+) -> None:
+    ledger = await open_ledger(server)
+    for number in range(20):
+        await fired(ledger, f"early {number}")
+        await ledger.settle([delivered(one) for one in (await ledger.claim("hook", 10)).heads])
+    await fired(ledger, *map(str, range(2000)))
+    for number in range(50):
+        await fired(ledger, f"late {number}")
+        await ledger.settle([delivered(one) for one in (await ledger.claim("hook", 1)).heads])
+    await ledger.close()
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'notifications'"
+    [(rows,)] = await database.run(read)
+    assert rows < 20_000  # 2,000 for each settlement would be 100,000
+
+
 async def test_connections_lost_while_idle_are_made_again(server: LedgerServer, database: Database) -> None:
     """As `idle_session_timeout` of the role, a pooler or a restart ends them. No call notices it."""
     ledger = await open_ledger(server)

@@ -260,18 +260,24 @@ MIGRATIONS: tuple[str, ...] = (
           WHERE numbers[c.id] IS NOT NULL;
       END
     $$;
-    -- Writes outcomes, and makes the next of their ordering keys sendable.
+    -- Writes outcomes, and makes the next of their ordering keys sendable. One by one: of a join the plan that is kept
+    -- would be that for an empty table, which reads all of it.
     CREATE FUNCTION settle (given json, asked json) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+      DECLARE
+        one record;
       BEGIN
-        UPDATE notifications AS n SET
-          status = g.status, attempts = g.attempts, not_before = g.not_before, settled_at = g.settled_at,
-          reason = g.reason, detail = g.detail, request = CASE WHEN g.keep THEN n.request END, owner = NULL,
-          ordering_key = CASE WHEN g.key AND g.status = 'pending' THEN 'released ' || n.seq ELSE n.ordering_key END,
-          ready_at = CASE WHEN g.key AND g.status = 'pending' THEN g.not_before END
-        FROM json_to_recordset(given) AS g (
+        FOR one IN SELECT * FROM json_to_recordset(given) AS g (
           seq bigint, status text, attempts integer, not_before double precision, settled_at double precision,
           reason text, detail text, keep boolean, key boolean)
-        WHERE n.seq = g.seq AND n.status IS NOT DISTINCT FROM 'pending';
+        LOOP
+          UPDATE notifications AS n SET
+            status = one.status, attempts = one.attempts, not_before = one.not_before, settled_at = one.settled_at,
+            reason = one.reason, detail = one.detail, request = CASE WHEN one.keep THEN n.request END, owner = NULL,
+            ordering_key =
+              CASE WHEN one.key AND one.status = 'pending' THEN 'released ' || n.seq ELSE n.ordering_key END,
+            ready_at = CASE WHEN one.key AND one.status = 'pending' THEN one.not_before END
+          WHERE n.seq = one.seq AND n.status IS NOT DISTINCT FROM 'pending';
+        END LOOP;
         RETURN QUERY SELECT * FROM make_ready(asked);
       END
     $$;
