@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import psycopg
@@ -316,6 +317,26 @@ async def test_plans_kept_from_an_empty_ledger_do_not_read_a_large_one(
     read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'notifications'"
     [(rows,)] = await database.run(read)
     assert rows < 20_000  # 2,000 for each settlement would be 100,000
+
+
+async def test_what_a_commit_wrote_is_sent_though_its_answer_is_lost(
+    server: LedgerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = await open_ledger(server)
+    await ledger.claim("hook", 10)
+    run = Link.run
+
+    async def unanswered(link: Link, *arguments: Any) -> None:
+        await run(link, *arguments)
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Link, "run", unanswered)
+        with pytest.raises(LedgerError):
+            await fired(ledger, "1")
+    assert await ledger.changed_elsewhere()
+    assert len((await ledger.claim("hook", 10)).heads) == 1
+    await ledger.close()
 
 
 async def test_connections_lost_while_idle_are_made_again(server: LedgerServer, database: Database) -> None:

@@ -313,7 +313,7 @@ class Runtime:
             # A second of work for every half million that wait for a dead channel: at most a tenth of the time.
             self._count_at = time.monotonic() + 9 * (time.monotonic() - began)
         if await ledger.changed_elsewhere():
-            log.info("the outbox was changed by another process; reading it again")
+            log.info("the outbox may have been changed by another process; reading it again")
             self.outputs.rescan()
         await self._follow_silences(ledger)
 

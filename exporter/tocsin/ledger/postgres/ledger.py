@@ -63,6 +63,8 @@ class PostgresLedger(silences.KeepsSilences):
         """`links`: to write and to read. `member`: None in a command, which neither commits nor claims. `known`: see
         `changes`."""
         self._failed: LedgerError | None = None
+        # Whether a write that failed may be in the tables all the same, with notifications that no queue has.
+        self._uncertain = False
         self._out_of_contact: LedgerError | None = None
         self._server = server
         self._links = links
@@ -281,8 +283,11 @@ class PostgresLedger(silences.KeepsSilences):
         changed, self._changes = now != self._changes, now
         if changed:
             self.silences.all = unclosed
+        outdated = changed or self._uncertain
+        self._uncertain = self._uncertain and self._failed is not None
+        if outdated:
             self._reset()
-        return changed
+        return outdated
 
     async def close(self) -> None:
         if self._closed:
@@ -354,7 +359,7 @@ class PostgresLedger(silences.KeepsSilences):
         try:
             result = await self._write(job, locks=locks)
         except LedgerError as error:
-            self._failed = error
+            self._failed, self._uncertain = error, True
             raise
         self._failed = None
         return result
