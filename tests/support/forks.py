@@ -7,6 +7,7 @@ processor time.
 import array
 import asyncio
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -51,7 +52,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
